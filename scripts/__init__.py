@@ -1,0 +1,1 @@
+"""The commands of project.yml, one Typer program each."""

@@ -1,0 +1,1 @@
+"""From raw text to training data: annotation by an LLM, conversations, readers and writers."""

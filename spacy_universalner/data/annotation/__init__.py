@@ -1,0 +1,1 @@
+"""Annotation of raw text by a large language model, as spacy-llm tasks."""

@@ -1,0 +1,1 @@
+"""Language models that answer prompts: in process, behind a server, or replayed from a record."""
