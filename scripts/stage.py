@@ -1,0 +1,36 @@
+"""Run one step of the workflow as its own process and record how long it took."""
+
+import json
+import subprocess
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import typer
+
+
+def main(
+    name: str = typer.Argument(..., help="STAGE or STAGE.STEP, such as train.full"),
+    command: list[str] = typer.Argument(..., help="The command, after `--`"),
+    output_dir: Path = typer.Option(Path("metrics/stages"), file_okay=False),
+) -> None:
+    """Run COMMAND; when it succeeds, write its wall-clock seconds to OUTPUT_DIR/NAME.json."""
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    clock = time.perf_counter()
+    code = subprocess.run(command, check=False).returncode
+    if code != 0:
+        raise typer.Exit(code)
+    stage, _, step = name.partition(".")
+    record = {
+        "stage": stage,
+        "step": step,
+        "command": " ".join(command),
+        "started": started,
+        "seconds": round(time.perf_counter() - clock, 1),
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
