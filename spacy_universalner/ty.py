@@ -102,14 +102,14 @@ class Piece:
 
     text (str): The characters. For kind "end" the written form of the end-of-turn token.
     kind (str): "frame" for what the template says, "data" for what the user brought (text, label,
-        answer), "end" for the end of an assistant turn, which becomes the model's own end token.
-        Only "end" ever becomes a special token: in all other pieces the characters of one are
-        just characters.
+        answer), "turn" for a place that tokenisation does not cross (no characters), "end" for
+        the end of an assistant turn, which becomes the model's own end token. Only "end" ever
+        becomes a special token: in all other pieces the characters of one are just characters.
     target (bool): Whether the training loss is taken on it.
     """
 
     text: str
-    kind: Literal["frame", "data", "end"] = "frame"
+    kind: Literal["frame", "data", "turn", "end"] = "frame"
     target: bool = False
 
 

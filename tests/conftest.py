@@ -1,0 +1,43 @@
+"""Shared fixtures: the tiny models, saved once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors are slower on several threads, and results must not depend on their number."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_llama(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_gpt2(tmp_path_factory.mktemp("tiny") / "gpt2")
+
+
+@pytest.fixture(scope="session")
+def tiny_neox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_neox(tmp_path_factory.mktemp("tiny") / "neox")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an encoder."""
+    return tiny.make_bert(tmp_path_factory.mktemp("tiny") / "bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a causal decoder with BERT's layers."""
+    return tiny.make_bert_decoder(tmp_path_factory.mktemp("tiny") / "bert-decoder")
