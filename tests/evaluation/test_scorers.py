@@ -1,0 +1,65 @@
+"""The components' scorer, on documents made by hand and through the registry."""
+
+from __future__ import annotations
+
+from spacy import registry
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+from spacy.vocab import Vocab
+
+from spacy_universalner.evaluation.scorers import make_entity_scorer, score_entities
+
+VOCAB = Vocab()
+WORDS = ["Ada", "Lovelace", "met", "Charles", "Babbage", "in", "London"]
+
+
+def doc(*ents: tuple[int, int, str], spans: list[tuple[int, int, str]] | None = None) -> Doc:
+    made = Doc(VOCAB, words=WORDS)
+    made.set_ents([Span(made, *ent) for ent in ents])
+    if spans is not None:
+        made.spans["sc"] = [Span(made, *span) for span in spans]
+    return made
+
+
+GOLD = ((0, 2, "PERSON"), (3, 5, "PERSON"), (6, 7, "CITY"))
+
+
+def test_entities_are_scored_in_total_and_per_type():
+    scores = score_entities([Example(doc((0, 2, "PERSON"), (6, 7, "PERSON")), doc(*GOLD))])
+    assert (scores["ents_p"], scores["ents_r"]) == (1 / 2, 1 / 3)
+    assert scores["ents_per_type"]["PERSON"] == {"p": 0.5, "r": 0.5, "f": 0.5}
+    assert scores["ents_per_type"]["CITY"] == {"p": 0, "r": 0, "f": 0}
+    assert "spans_sc_f" not in scores
+
+
+def test_a_span_group_is_scored_with_its_overlaps():
+    predicted = doc(spans=[(0, 2, "PERSON"), (0, 1, "FIRST_NAME")])
+    gold = doc(spans=[(0, 2, "PERSON"), (0, 1, "FIRST_NAME"), (6, 7, "CITY")])
+    scores = score_entities([Example(predicted, gold)], spans_key="sc")
+    assert (scores["spans_sc_p"], scores["spans_sc_r"]) == (1, 2 / 3)
+    assert scores["spans_sc_per_type"]["FIRST_NAME"]["f"] == 1
+
+
+def test_ordinary_gold_entities_stand_in_for_a_missing_span_group():
+    predicted = doc(spans=[(0, 2, "PERSON"), (0, 1, "PERSON")])
+    scores = score_entities([Example(predicted, doc(*GOLD))], spans_key="sc")
+    assert (scores["spans_sc_p"], scores["spans_sc_r"]) == (1 / 2, 1 / 3)
+
+
+def test_predictions_without_gold_annotation_are_not_judged():
+    gold = Doc(VOCAB, words=WORDS)
+    gold.set_ents([Span(gold, 0, 2, "PERSON")], missing=[gold[3:7]])
+    predicted = doc((0, 2, "PERSON"), (6, 7, "CITY"))
+    assert score_entities([Example(predicted, gold)])["ents_p"] == 1
+
+
+def test_without_any_gold_annotation_there_is_no_score():
+    bare = Doc(VOCAB, words=WORDS)
+    scores = score_entities([Example(doc(*GOLD), bare)], spans_key="sc")
+    assert scores["ents_f"] is None
+    assert scores["spans_sc_f"] is None
+
+
+def test_the_scorer_is_registered_and_resolves_from_a_config():
+    resolved = registry.resolve({"scorer": {"@scorers": "spacy-universalner.EntityScorer.v1"}})
+    assert resolved["scorer"] is make_entity_scorer()
