@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +18,8 @@ def main(
     """Run COMMAND; when it succeeds, write its wall-clock seconds to OUTPUT_DIR/NAME.json."""
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     clock = time.perf_counter()
+    if command[0] == "python":  # as Weasel does: the interpreter that runs the project
+        command = [sys.executable, *command[1:]]
     code = subprocess.run(command, check=False).returncode
     if code != 0:
         raise typer.Exit(code)
