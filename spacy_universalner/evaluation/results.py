@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from spacy_universalner.evaluation.frequency import BANDS, UNSEEN, band_of_types
 from spacy_universalner.evaluation.metrics import (
     RELEASED_EPSILON,
     Counts,
@@ -26,6 +25,10 @@ from spacy_universalner.ty import Mention, Passage
 # Upper bounds of the parts by length, in words separated by white space.
 LENGTHS = {16: "1-16 words", 32: "17-32 words", 64: "33-64 words", 128: "65-128 words"}
 LONGER = "over 128 words"
+
+# Shares of the types, from the commonest on (UniversalNER Table 1).
+BANDS = {0.01: "top 1%", 0.1: "1-10%", 1.0: "the rest"}
+UNSEEN = "not in training"
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,23 @@ def make_results(
     if frequencies is not None:
         bands = band_of_types(frequencies)
         results["per_band"] = _break_down(
-            cells, lambda cell: bands.get(cell.type, UNSEEN), order=(*BANDS, UNSEEN)
+            cells, lambda cell: bands.get(cell.type, UNSEEN), order=(*BANDS.values(), UNSEEN)
         )
     return results
+
+
+def band_of_types(frequencies: Mapping[str, int]) -> dict[str, str]:
+    """The frequency band of each type (UniversalNER 3.1, Table 1).
+
+    frequencies (Mapping[str, int]): How often each type occurs.
+    RETURNS (dict[str, str]): For each type the name of its band; equally common types are ranked
+        by name.
+    """
+    ranked = sorted(frequencies, key=lambda type_: (-frequencies[type_], type_))
+    return {
+        type_: next(band for share, band in BANDS.items() if rank < round(share * len(ranked)))
+        for rank, type_ in enumerate(ranked)
+    }
 
 
 def _break_down(
