@@ -1,0 +1,90 @@
+"""Reading the annotator's answers: NuNER's lines and UniversalNER's list of tuples.
+
+Both readers take what can be read, piece by piece, and hand back the rest as rejects.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ...ty import Extraction, Reject
+
+UNPARSEABLE = "unparseable"
+
+_BULLET = re.compile(r"[-*•]\s+|\d+[.)]\s+")
+_STRING = r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+_PAIR = re.compile(rf"[(\[]\s*{_STRING}\s*,\s*{_STRING}\s*,?\s*[)\]]", re.DOTALL)
+# A pair whose strings hold unescaped quotes, such as ("the "Foo" band", "band").
+_LOOSE_PAIR = re.compile(r"""[(\[]\s*(["'])(.+?)\1\s*,\s*(["'])(.+)\3\s*,?\s*[)\]]""", re.DOTALL)
+_PAIR_BORDER = re.compile(r"(?<=[)\]])\s*,\s*(?=[(\[])")
+
+
+def parse_nuner(response: str) -> tuple[list[Extraction], list[Reject]]:
+    """Read lines `entity <> concept <> description` (NuNER Figure 2).
+
+    response (str): The annotator's answer. A missing description is tolerated, and so are bullets
+        or numbers when every line carries one.
+    RETURNS (tuple[list[Extraction], list[Reject]]): What was read, in order, and the other lines.
+    """
+    lines = [line.strip() for line in response.splitlines() if line.strip()]
+    bullets = [_BULLET.match(line) for line in lines]
+    extractions, rejects = [], []
+    for line, bullet in zip(lines, bullets, strict=True):
+        content = line[bullet.end() :] if bullet and all(bullets) else line
+        entity, *rest = (part.strip() for part in content.split("<>"))
+        if not entity or not rest or not rest[0]:
+            rejects.append(Reject(line, UNPARSEABLE))
+        else:
+            extractions.append(Extraction(entity, rest[0], " <> ".join(rest[1:])))
+    return extractions, rejects
+
+
+def parse_uniner(response: str) -> tuple[list[Extraction], list[Reject]]:
+    """Read a list of tuples `[("entity 1", "type of entity 1"), ...]` (UniversalNER 3.1).
+
+    response (str): The annotator's answer. Text and code fences around the list, single quotes,
+        lists for tuples, unescaped quotes and an unfinished end are tolerated.
+    RETURNS (tuple[list[Extraction], list[Reject]]): What was read, in order, and what was not. An
+        answer without any list is one reject.
+    """
+    start = response.find("[")
+    if start == -1:
+        return [], [Reject(response.strip(), UNPARSEABLE)]
+    body = response[start + 1 :]
+    extractions, rejects = [], []
+    position = 0
+    while (opening := _next_opening(body, position)) is not None:
+        pair = _PAIR.match(body, opening)
+        if pair is None:
+            border = _PAIR_BORDER.search(body, opening)
+            end = border.start() if border else len(body)
+            chunk = body[opening:end].rstrip().removesuffix("```").rstrip()
+            loose = _LOOSE_PAIR.match(chunk)
+            entity, label = (loose[2], loose[4]) if loose else ("", "")
+        else:
+            chunk, end = pair[0], pair.end()
+            entity, label = _unquote(pair[1]), _unquote(pair[2])
+        if entity.strip() and label.strip():
+            extractions.append(Extraction(entity.strip(), label.strip()))
+        else:
+            rejects.append(Reject(chunk, UNPARSEABLE))
+        position = end
+    return extractions, rejects
+
+
+def _next_opening(body: str, position: int) -> int | None:
+    """The next bracket after separators; None at the end of the list."""
+    separator = re.compile(r"[\s,]*").match(body, position)
+    found = separator.end() if separator else position
+    return found if found < len(body) and body[found] != "]" else None
+
+
+def _unquote(literal: str) -> str:
+    content = literal[1:-1]
+    if literal[0] == '"':
+        try:
+            return str(json.loads(literal, strict=False))
+        except json.JSONDecodeError:  # an escape that JSON does not know, such as \'
+            pass
+    return re.sub(r"\\(.)", r"\1", content, flags=re.DOTALL)

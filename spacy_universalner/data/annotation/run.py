@@ -1,0 +1,119 @@
+"""An annotation run: texts in, passages with entities out, through a spacy-llm pipeline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin
+from spacy.util import load_model_from_config
+from thinc.api import Config
+
+from ...ty import Passage
+from ..readers import passage_to_dict, write_json_lines
+from .stored import StoredModel
+from .summary import Summary
+from .tasks import annotation_of
+
+
+def load_annotator(
+    config_path: Path,
+    llm_path: Path,
+    *,
+    texts: Path,
+    store: Path,
+    overrides: Mapping[str, Any] | None = None,
+) -> Language:
+    """Build the annotation pipeline with a language model of choice.
+
+    config_path (Path): Pipeline with a component `llm` and its task; `configs/annotate_*.cfg`.
+    llm_path (Path): The model: a block `[model]`, any entry of `@llm_models`, and `[requires]`
+        with the environment variables that it reads; `configs/llm/*.cfg`.
+    texts (Path): The input, `paths.texts` in the configs.
+    store (Path): SQLite file of the responses.
+    overrides (Mapping[str, Any] | None): Values of the config to change, such as
+        `{"components.llm.model.model.name": "gpt-4o"}`.
+    RETURNS (Language): The pipeline.
+    RAISES (EnvironmentError): A variable is not set. Nothing has been done yet.
+    """
+    llm = Config().from_disk(llm_path, interpolate=False)
+    missing = [name for name in llm.get("requires", {}).get("env", []) if not os.getenv(name)]
+    if missing:
+        raise OSError(
+            f"{llm_path} needs {' and '.join(missing)} in the environment. Set it, or name "
+            "another model with --llm."
+        )
+    config = Config().from_disk(config_path, interpolate=False)
+    config["paths"] = {**config.get("paths", {}), "texts": str(texts)}
+    config["components"]["llm"]["model"] = {
+        "@llm_models": "spacy-universalner.Stored.v1",
+        "path": str(store),
+        "identity": Config({"model": llm["model"]}).to_str(interpolate=False),
+        "model": llm["model"],
+    }
+    written = config.to_str(interpolate=False)
+    return load_model_from_config(
+        Config().from_str(written, overrides=dict(overrides or {})), auto_fill=True
+    )
+
+
+def stored_model(nlp: Language) -> StoredModel:
+    """The model of a pipeline from `load_annotator`, which counts its requests."""
+    llm: Any = nlp.get_pipe("llm")
+    return llm._model  # spacy-llm has no public name for it
+
+
+def annotate(
+    nlp: Language, passages: Iterable[Passage], *, batch_size: int = 64
+) -> Iterator[tuple[Passage, Doc]]:
+    """Send texts through the annotation pipeline.
+
+    nlp (Language): The pipeline of `load_annotator`.
+    passages (Iterable[Passage]): The texts; entities that they have already are not looked at.
+    batch_size (int): Texts that the model sees at once.
+    YIELDS (tuple[Passage, Doc]): The passages in order, with the entities that were found, and
+        their Docs.
+    """
+    texts = ((passage.text, passage.id) for passage in passages)
+    for doc, id in nlp.pipe(texts, as_tuples=True, batch_size=batch_size):
+        doc.user_data["id"] = id
+        yield Passage(id, doc.text, annotation_of(doc).mentions), doc
+
+
+def write_annotations(output: Path, annotated: Iterable[tuple[Passage, Doc]]) -> Summary:
+    """Write the files of a run: OUTPUT.jsonl, OUTPUT.spacy and OUTPUT_rejects.jsonl.
+
+    The JSONL holds exact character offsets and the descriptions of types; the `.spacy` file the
+    Docs with the same entities on whole tokens, in `doc.spans`.
+
+    output (Path): What their names start with, such as `corpus/nuner`.
+    annotated (Iterable[tuple[Passage, Doc]]): As from `annotate`; streamed, but for the Docs.
+    RETURNS (Summary): What was read.
+    """
+    summary = Summary()
+    docbin = DocBin(store_user_data=True)
+    rejects_path = output.with_name(f"{output.name}_rejects.jsonl")
+    with (
+        write_json_lines(output.with_name(f"{output.name}.jsonl")) as write_passage,
+        write_json_lines(rejects_path) as write_reject,
+    ):
+        for passage, doc in annotated:
+            annotation = annotation_of(doc)
+            summary.add(passage, annotation)
+            for reject in annotation.all_rejects:
+                write_reject({"id": passage.id, "item": reject.item, "reason": reject.reason})
+            if annotation.dropped is not None:
+                continue
+            row = passage_to_dict(passage)
+            for entity in row["entities"]:
+                pair = (passage.text[entity["start"] : entity["end"]], entity["label"])
+                if description := annotation.descriptions.get(pair):
+                    entity["description"] = description
+            write_passage(row)
+            del doc.user_data["annotation"]  # no JSON; all of it stands in the two files
+            docbin.add(doc)
+    docbin.to_disk(output.with_name(f"{output.name}.spacy"))
+    return summary

@@ -1,0 +1,246 @@
+"""Passages and conversations on disk, and their way into spaCy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin, SpanGroup
+from spacy.training import Example
+from spacy.util import filter_spans
+
+from ..alignment import to_spans
+from ..ty import Conversation, Mention, Passage, Question, Reject
+
+
+def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream a file of one JSON object a line.
+
+    path (Path | str): The file; blank lines are skipped.
+    YIELDS (tuple[str, dict[str, Any]]): Where it stands, as "file:line", and the object.
+    RAISES (ValueError): A line that is no JSON object, with its place.
+    """
+    with Path(path).open(encoding="utf8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{place}: not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{place}: expected a JSON object, found {line.strip()[:80]}")
+            yield place, row
+
+
+@contextmanager
+def write_json_lines(path: Path | str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Stream objects into a file that appears only when it is whole.
+
+    path (Path | str): The file; its folder is made when missing.
+    YIELDS (Callable[[dict[str, Any]], None]): Writes one object as one line.
+    """
+    with write_whole(path) as file:
+        yield lambda row: print_line(file, row)
+
+
+def print_line(file: TextIO, row: dict[str, Any]) -> None:
+    """Write one object as one line of JSON, non-ASCII characters as they are."""
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_passages(path: Path | str, *, label: str = "label") -> Iterator[Passage]:
+    """Stream passages from JSONL: `{"id", "text", "entities": [{"start", "end", "label"}]}`.
+
+    path (Path | str): The file. An absent `id` becomes the line's place, absent `entities` none.
+    label (str): Key of an entity that holds its type, such as "description" for conversations
+        that ask by definition. Entities without it are skipped.
+    YIELDS (Passage): One a line.
+    RAISES (ValueError): A line that does not hold one, with its place.
+    """
+    for place, row in read_json_lines(path):
+        yield passage_from_dict(row, place, label=label)
+
+
+def passage_from_dict(row: dict[str, Any], place: str, *, label: str = "label") -> Passage:
+    """Check a passage's JSON object and turn it into a record; see `read_passages`."""
+    text = row.get("text")
+    if not isinstance(text, str):
+        raise ValueError(f'{place}: a passage needs "text", a string; found {text!r}')
+    mentions = []
+    for entity in row.get("entities") or ():
+        try:
+            start, end, name = int(entity["start"]), int(entity["end"]), entity.get(label)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'{place}: an entity needs "start", "end" and "{label}"; found {entity}'
+            ) from error
+        if not 0 <= start < end <= len(text):
+            raise ValueError(
+                f"{place}: entity {start}-{end} is outside the text, which has {len(text)} "
+                "characters. Offsets are characters, the end exclusive."
+            )
+        if name:
+            mentions.append(Mention(start, end, str(name), entity.get("score")))
+    return Passage(str(row.get("id", place)), text, tuple(mentions))
+
+
+def passage_to_dict(passage: Passage) -> dict[str, Any]:
+    """The JSON object of a passage; see `read_passages`."""
+    entities = []
+    for mention in sorted(passage.mentions, key=lambda m: (m.start, m.end, m.label)):
+        entity: dict[str, Any] = {
+            "start": mention.start,
+            "end": mention.end,
+            "label": mention.label,
+        }
+        if mention.score is not None:
+            entity["score"] = mention.score
+        entities.append(entity)
+    return {"id": passage.id, "text": passage.text, "entities": entities}
+
+
+def write_passages(path: Path | str, passages: Iterable[Passage]) -> int:
+    """Write passages as JSONL.
+
+    path (Path | str): The file.
+    passages (Iterable[Passage]): Any number of them; they are streamed.
+    RETURNS (int): How many there were.
+    """
+    return _write(path, map(passage_to_dict, passages))
+
+
+def read_conversations(path: Path | str) -> Iterator[Conversation]:
+    """Stream conversations from JSONL: `{"id", "text", "dataset"?, "questions"}`, each question
+    `{"type", "answers": [...]}`.
+
+    path (Path | str): The file.
+    YIELDS (Conversation): One a line.
+    RAISES (ValueError): A line that does not hold one, with its place.
+    """
+    for place, row in read_json_lines(path):
+        try:
+            questions = tuple(
+                Question(str(question["type"]), tuple(map(str, question["answers"])))
+                for question in row["questions"]
+            )
+            yield Conversation(str(row["id"]), str(row["text"]), questions, row.get("dataset"))
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f'{place}: a conversation needs "id", "text" and "questions", each with "type" '
+                f'and "answers"; {type(error).__name__}: {error}'
+            ) from error
+
+
+def write_conversations(path: Path | str, conversations: Iterable[Conversation]) -> int:
+    """Write conversations as JSONL; see `read_conversations`.
+
+    path (Path | str): The file.
+    conversations (Iterable[Conversation]): Any number of them; they are streamed.
+    RETURNS (int): How many there were.
+    """
+    return _write(path, map(conversation_to_dict, conversations))
+
+
+def conversation_to_dict(conversation: Conversation) -> dict[str, Any]:
+    """The JSON object of a conversation; see `read_conversations`."""
+    row: dict[str, Any] = {"id": conversation.id, "text": conversation.text}
+    if conversation.dataset is not None:
+        row["dataset"] = conversation.dataset
+    row["questions"] = [
+        {"type": question.type, "answers": list(question.answers)}
+        for question in conversation.questions
+    ]
+    return row
+
+
+def passage_to_doc(
+    nlp: Language, passage: Passage, *, spans_key: str | None = None
+) -> tuple[Doc, list[Reject]]:
+    """Turn a passage into a Doc.
+
+    nlp (Language): Gives the tokenizer.
+    passage (Passage): The text and its entities. Where they do not fit the tokens, they grow to
+        whole ones.
+    spans_key (str | None): Put all entities into `doc.spans` under this key; None to put them
+        into `doc.ents`, where of overlapping ones the longest stays.
+    RETURNS (tuple[Doc, list[Reject]]): The Doc, its id in `user_data["id"]`, and the entities
+        that it could not hold.
+    """
+    doc = nlp.make_doc(passage.text)
+    doc.user_data["id"] = passage.id
+    spans, rejects = to_spans(doc, passage.mentions, "expand")
+    if spans_key is not None:
+        doc.spans[spans_key] = SpanGroup(doc, name=spans_key, spans=spans)
+        return doc, rejects
+    doc.ents = filter_spans(spans)
+    kept = set(doc.ents)
+    lost = [Reject(span.text, "overlaps a longer entity") for span in spans if span not in kept]
+    return doc, [*rejects, *lost]
+
+
+def doc_to_passage(doc: Doc, default_id: str, *, spans_key: str | None = None) -> Passage:
+    """Turn a Doc into a passage; the opposite of `passage_to_doc`."""
+    spans = doc.ents if spans_key is None else doc.spans.get(spans_key, ())
+    mentions = tuple(Mention(span.start_char, span.end_char, span.label_) for span in spans)
+    return Passage(str(doc.user_data.get("id", default_id)), doc.text, mentions)
+
+
+def passages_to_docbin(
+    nlp: Language, passages: Iterable[Passage], *, spans_key: str | None = None
+) -> tuple[DocBin, list[tuple[str, Reject]]]:
+    """Turn passages into what `spacy train` reads; see `passage_to_doc`.
+
+    RETURNS (tuple[DocBin, list[tuple[str, Reject]]]): The Docs, and the entities that they could
+        not hold, each with its passage's id.
+    """
+    docbin = DocBin(store_user_data=True)
+    rejects: list[tuple[str, Reject]] = []
+    for passage in passages:
+        doc, lost = passage_to_doc(nlp, passage, spans_key=spans_key)
+        docbin.add(doc)
+        rejects.extend((passage.id, reject) for reject in lost)
+    return docbin, rejects
+
+
+def make_jsonl_corpus(
+    path: Path, spans_key: str | None = None
+) -> Callable[[Language], Iterator[Example]]:
+    """`spacy-universalner.JsonlCorpus.v1`: train and evaluate on passages without converting them.
+
+    path (Path): JSONL as in `read_passages`; streamed anew in each epoch.
+    spans_key (str | None): Entities go into `doc.spans` under this key; None for `doc.ents`.
+    RETURNS (Callable[[Language], Iterator[Example]]): The corpus.
+    """
+
+    def read(nlp: Language) -> Iterator[Example]:
+        for passage in read_passages(path):
+            reference, _ = passage_to_doc(nlp, passage, spans_key=spans_key)
+            yield Example(nlp.make_doc(passage.text), reference)
+
+    return read
+
+
+@contextmanager
+def write_whole(path: Path | str) -> Iterator[TextIO]:
+    """Open a text file for writing that takes its name only when it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf8") as file:
+        yield file
+    partial.replace(path)
+
+
+def _write(path: Path | str, rows: Iterable[dict[str, Any]]) -> int:
+    count = 0
+    with write_json_lines(path) as write:
+        for row in rows:
+            write(row)
+            count += 1
+    return count
