@@ -1,0 +1,209 @@
+"""Score a pipeline on texts with gold entities, by spans and as the released evaluator does."""
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import spacy
+import typer
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin, Span
+from spacy.vocab import Vocab
+from tqdm import tqdm
+from wasabi import msg
+
+from spacy_universalner.alignment import INSIDE_WORD, NOT_IN_TEXT
+from spacy_universalner.data.conversations import answers_by_type
+from spacy_universalner.data.negatives import NegativeSampler
+from spacy_universalner.data.readers import (
+    doc_to_passage,
+    passage_to_dict,
+    read_conversations,
+    read_passages,
+    write_json_lines,
+)
+from spacy_universalner.evaluation.provenance import provenance
+from spacy_universalner.evaluation.results import Prediction, make_results
+from spacy_universalner.ty import Mention, Passage
+
+
+Item = TypeVar("Item")
+
+
+class Types(str, Enum):
+    """What each text is asked for."""
+
+    pipeline = "pipeline"
+    passage = "passage"
+
+
+def main(
+    pipeline: Path = typer.Argument(..., exists=True, file_okay=False, help="Any spaCy pipeline"),
+    data: list[Path] = typer.Argument(..., help="Gold data, .spacy or JSONL; a file is a domain"),
+    output: Path = typer.Argument(..., dir_okay=False, help="JSON of the results"),
+    types: Types = typer.Option(
+        Types.pipeline,
+        help="pipeline: what the pipeline finds as it is; passage: ask `universal_ner` about each "
+        "text's own types and as many absent ones",
+    ),
+    component: str = typer.Option("universal_ner", help="Name of `universal_ner` in the pipeline"),
+    train: Path = typer.Option(
+        None, help="Conversations: their type frequencies draw absent types and make bands"
+    ),
+    limit: int = typer.Option(None, min=1, help="Texts of each file at most"),
+    seed: int = typer.Option(0, help="Of the absent types and the bootstrap"),
+    gpu_id: int = typer.Option(-1, help="GPU, or -1 for none"),
+) -> None:
+    """Write OUTPUT and, with the entities found in each text, OUTPUT with the suffix .jsonl."""
+    if gpu_id >= 0:
+        spacy.require_gpu(gpu_id)
+    passages = [(passage, path.stem) for path in data for passage in read_gold(path, limit)]
+    frequencies = None if train is None else count_types(train)
+    nlp = spacy.load(pipeline)
+    clock = time.perf_counter()
+    if types is Types.passage:
+        known = frequencies or Counter(m.label for passage, _ in passages for m in passage.mentions)
+        asked = draw_types([passage for passage, _ in passages], known, seed)
+        predictions = list(ask(nlp, passages, component, asked))
+    else:
+        predictions = list(predict(nlp, passages, component))
+    seconds = time.perf_counter() - clock
+    words = sum(len(passage.text.split()) for passage, _ in passages)
+    results = {
+        "pipeline": str(pipeline),
+        "types": types.value,
+        "seed": seed,
+        "seconds": round(seconds, 2),
+        "words_per_second": round(words / seconds, 1),
+        **make_results(predictions, frequencies=frequencies, seed=seed),
+        "provenance": provenance([*data, *([train] if train else [])]),
+        "config": nlp.config,
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", "utf8")
+    write_predictions(output.with_suffix(".jsonl"), predictions)
+    show(results)
+    msg.good(f"{output}")
+
+
+def read_gold(path: Path, limit: int | None = None) -> Iterator[Passage]:
+    """Stream the passages of a `.spacy` or JSONL file."""
+    if path.suffix == ".spacy":
+        docs = DocBin().from_disk(path).get_docs(Vocab())
+        passages = (doc_to_passage(doc, f"{path.stem}-{i}") for i, doc in enumerate(docs))
+    else:
+        passages = read_passages(path)
+    for i, passage in enumerate(passages):
+        if i == limit:
+            break
+        yield passage
+
+
+def count_types(conversations: Path) -> Counter[str]:
+    """How many strings each type has in the answers of training conversations."""
+    counts: Counter[str] = Counter()
+    for conversation in read_conversations(conversations):
+        for question in conversation.questions:
+            counts[question.type] += len(question.answers)
+    return +counts
+
+
+def draw_types(
+    passages: Sequence[Passage], frequencies: Counter[str], seed: int
+) -> list[tuple[str, ...]]:
+    """For each passage its own types, and as many absent ones drawn by their frequency."""
+    sampler = NegativeSampler(frequencies)
+    drawn = []
+    for passage in passages:
+        own = sorted(answers_by_type(passage))
+        drawn.append((*own, *sampler.sample(own, len(own), Random(f"{seed} {passage.id}"))))
+    return drawn
+
+
+def predict(
+    nlp: Language, passages: Sequence[tuple[Passage, str]], component: str
+) -> Iterator[Prediction]:
+    """Run a pipeline as it is; its `doc.ents` are its predictions."""
+    labels = sorted({mention.label for passage, _ in passages for mention in passage.mentions})
+    docs = nlp.pipe(passage.text for passage, _ in passages)
+    for (passage, domain), doc in zip(passages, progress(docs, len(passages)), strict=True):
+        strings = listed(doc, component)
+        yield Prediction(passage, tuple(labels), mentions_of(doc.ents), strings, domain)
+
+
+def ask(
+    nlp: Language,
+    passages: Sequence[tuple[Passage, str]],
+    component: str,
+    asked: Sequence[tuple[str, ...]],
+) -> Iterator[Prediction]:
+    """Ask about each text's own types; all spans are the predictions, since types may overlap."""
+    pipe = nlp.get_pipe(component)
+    each = zip(passages, asked, strict=True)
+    for (passage, domain), types in progress(each, len(passages)):
+        pipe.initialize(lambda: (), labels=list(types))
+        doc = nlp(passage.text)
+        mentions = mentions_of(doc.spans[component])
+        yield Prediction(passage, types, mentions, listed(doc, component), domain)
+
+
+def mentions_of(spans: Iterable[Span]) -> tuple[Mention, ...]:
+    return tuple(Mention(span.start_char, span.end_char, span.label_) for span in spans)
+
+
+def listed(doc: Doc, component: str) -> dict[str, tuple[str, ...]] | None:
+    """The strings that `universal_ner` was answered with, by type, before overlaps were resolved.
+
+    What does not stand in the text counts against the model here too, as it does in the released
+    evaluator.
+    """
+    if component not in doc.user_data:
+        return None
+    strings = defaultdict(list)
+    for span in doc.spans.get(component, ()):
+        strings[span.label_].append(span.text)
+    for reject in doc.user_data[component]["rejects"]:
+        if reject["reason"] in (NOT_IN_TEXT, INSIDE_WORD):
+            strings[reject["label"]].append(reject["item"])
+    return {type_: tuple(items) for type_, items in strings.items()}
+
+
+def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
+    return iter(tqdm(items, total=total, unit="text"))
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write each text with its gold entities and those that were found."""
+    with write_json_lines(path) as write:
+        for prediction in predictions:
+            row = passage_to_dict(prediction.passage)
+            found = Passage(row["id"], row["text"], prediction.mentions)
+            write(
+                {
+                    "id": row["id"],
+                    "text": row["text"],
+                    "types": list(prediction.types),
+                    "gold": row["entities"],
+                    "predicted": passage_to_dict(found)["entities"],
+                }
+            )
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the overall scores."""
+    names = {"span": "strict spans", "string_set": "string sets", "partial": "partial match"}
+    rows = []
+    for metric, name in names.items():
+        scores = results[metric]
+        figures = (f"{100 * scores[score]:.1f}" for score in ("precision", "recall", "f1"))
+        rows.append((name, *figures, f"{100 * scores['low']:.1f}-{100 * scores['high']:.1f}"))
+    msg.table(rows, header=("", "P", "R", "F1", "95%"), aligns=("l", "r", "r", "r", "r"))
+
+
+if __name__ == "__main__":
+    typer.run(main)

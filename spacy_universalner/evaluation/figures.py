@@ -1,0 +1,198 @@
+"""The report's figures, as SVG that takes its colours and its type from the page around it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The page's colours by name, as (light, dark). A system has the same one in all figures and tables.
+COLOURS = {
+    "ink": ("#1c2530", "#e6eaf0"),
+    "muted": ("#5c6878", "#98a4b5"),
+    "line": ("#dde3ea", "#2d3643"),
+    "paper": ("#ffffff", "#12171e"),
+    "wash": ("#f5f7fa", "#1a212b"),
+    "nuner": ("#0d7a72", "#3ecfc2"),
+    "base": ("#8996a6", "#77869a"),
+    "tuned": ("#b3541e", "#f0a35e"),
+    "untuned": ("#c3aa94", "#7d6a59"),
+    "bad": ("#b4233c", "#ff8095"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A score at a training size.
+
+    size (float): Training sentences.
+    mean (float): F1 in [0, 1].
+    sd (float): Its standard deviation over seeds; 0 for a single run.
+    name (str): How the size is called.
+    """
+
+    size: float
+    mean: float
+    sd: float
+    name: str
+
+
+def draw_learning_curve(curves: Mapping[str, Sequence[Point]], names: Mapping[str, str]) -> str:
+    """F1 over training size, one curve for each system (NuNER Figure 7's layout).
+
+    curves (Mapping[str, Sequence[Point]]): For each system, named as in `COLOURS`, its points.
+    names (Mapping[str, str]): How the systems are called.
+    RETURNS (str): SVG.
+    """
+    figure, axes = _canvas(7.2, 3.7)
+    for system, points in curves.items():
+        colour = COLOURS[system][0]
+        points = sorted(points, key=lambda point: point.size)
+        sizes, means = [p.size for p in points], [100 * p.mean for p in points]
+        axes.errorbar(
+            sizes,
+            means,
+            yerr=[100 * p.sd for p in points],
+            color=colour,
+            marker="o",
+            markersize=6,
+            linewidth=2.2,
+            elinewidth=1.4,
+            capsize=4,
+            zorder=3,
+        )
+        if points:
+            axes.annotate(
+                names[system],
+                (sizes[-1], means[-1]),
+                xytext=(12, 0),
+                textcoords="offset points",
+                va="center",
+                color=colour,
+                weight="bold",
+            )
+    axes.set_xscale("log")
+    ticks = {point.size: point.name for points in curves.values() for point in points}
+    axes.set_xticks(list(ticks), [ticks[size] for size in ticks])
+    axes.minorticks_off()
+    axes.set_xmargin(0.12)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("F1, %")
+    return _svg(figure)
+
+
+def draw_losses(curves: Mapping[str, Sequence[tuple[float, float]]], system: str) -> str:
+    """A training's loss over its steps.
+
+    curves (Mapping[str, Sequence[tuple[float, float]]]): Steps and losses of each curve; the first
+        is drawn as a line, the others as lines with dots.
+    system (str): What was trained, named as in `COLOURS`.
+    RETURNS (str): SVG.
+    """
+    figure, axes = _canvas(4.6, 2.9)
+    for number, (name, points) in enumerate(curves.items()):
+        colour = COLOURS["ink" if number else system][0]
+        style: dict[str, Any] = {"marker": "o", "markersize": 4} if number else {}
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, label=name, **style)
+    if len(curves) > 1:
+        axes.legend(frameon=False, labelcolor=COLOURS["muted"][0])
+    axes.set_xlabel("steps")
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    return _svg(figure)
+
+
+def draw_frequencies(counts: Mapping[str, int], bands: Sequence[Mapping[str, Any]], system: str) -> str:
+    """How often types occur, by rank (NuNER Figure 4), with the bands of UniversalNER's Table 1.
+
+    counts (Mapping[str, int]): Mentions of each type.
+    bands (Sequence[Mapping[str, Any]]): `band`, `types`, `share` from the commonest types on.
+    system (str): Whose types these are, named as in `COLOURS`.
+    RETURNS (str): SVG.
+    """
+    figure, axes = _canvas(4.6, 3.2)
+    ranked = sorted(counts.values(), reverse=True)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.plot(range(1, len(ranked) + 1), ranked, color=COLOURS[system][0], linewidth=2.4, zorder=3)
+    axes.set_xlim(0.9, max(len(ranked), 2) * 1.3)
+    axes.set_ylim(0.8, max([*ranked, 2]) * 3)
+    top = axes.get_ylim()[1]
+    start = 0
+    for band in bands:
+        end = start + band["types"]
+        if not band["types"]:
+            continue
+        if start:
+            axes.axvline(start + 0.5, color=COLOURS["muted"][0], linewidth=0.9, linestyle=(0, (3, 3)))
+        left, right = max(start + 0.5, axes.get_xlim()[0]), min(end + 0.5, axes.get_xlim()[1])
+        axes.text(
+            (left * right) ** 0.5,
+            top * 0.8,
+            f"{band['band']}\n{band['share']:.0%}",
+            ha="center",
+            va="top",
+            color=COLOURS["muted"][0],
+            fontsize=9.5,
+        )
+        start = end
+    axes.minorticks_off()
+    axes.set_xlabel("rank of the type")
+    axes.set_ylabel("mentions")
+    return _svg(figure)
+
+
+def standalone(svg: str) -> str:
+    """Give an SVG of this module light colours of its own, for a file that no page surrounds.
+
+    svg (str): With the page's colours by name.
+    RETURNS (str): With values, on a white ground.
+    """
+    plain = re.sub(r"var\(--(\w+)\)", lambda match: COLOURS[match[1]][0], svg)
+    return plain.replace(
+        "<svg ", '<svg font-family="sans-serif" style="background: #ffffff" ', 1
+    )
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "The report's figures need matplotlib. Install it with "
+            "`pip install 'spacy-universalner[report]'`."
+        ) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(COLOURS["line"][0])
+    axes.grid(axis="y", color=COLOURS["line"][0], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, pad=6, labelsize=10, labelcolor=COLOURS["muted"][0])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=COLOURS["muted"][0], size=10)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    import matplotlib
+
+    # Text stays text, and nothing in the file depends on when or where it was drawn.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        file = io.StringIO()
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for name, (light, _) in COLOURS.items():
+        svg = svg.replace(light, f"var(--{name})")
+    # Sizes and fonts come from the page.
+    svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg )', r"\1\2", svg, count=1)
+    return re.sub(r"font: ([^;\"]*?)(\d[\d.]*)px [^;\"]*", r"font: \g<1>\g<2>px inherit", svg)
