@@ -21,7 +21,7 @@ _QUOTE = "[\"'`\u201c\u2018]"
 # A bracket that opens a list and not a remark: a string, another bracket or nothing follows.
 _LIST = re.compile(rf"\[(?=\s*(?:{_QUOTE}|[\[\]{{(]|$))")
 _BRACKET = re.compile(r"\[")
-_KEY = re.compile(rf"({_QUOTE})((?:[^\\]|\\.)*?)[\"'`\u201d\u2019]\s*:\s*", re.DOTALL)
+_KEY = re.compile("([\"'\u201c\u2018])((?:[^\\\\]|\\\\.)*?)[\"'\u201d\u2019]\\s*:\\s*", re.DOTALL)
 _SEPARATORS = re.compile(r"[\s,]*")
 # What an item that is not a string consists of, up to the next separator outside of brackets.
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'', re.DOTALL)

@@ -1,0 +1,168 @@
+"""From what a model has found to the entities of a document."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from spacy.tokens import Doc, Span
+
+from spacy_universalner.alignment import (
+    AlignmentMode,
+    Conflict,
+    Occurrences,
+    find_occurrences,
+    resolve,
+    to_spans,
+    why_not_found,
+)
+from spacy_universalner.scores import get_score
+from spacy_universalner.ty import Mention
+from spacy_universalner.universal_ner.questions import Found, Refused
+from spacy_universalner.universal_ner.windows import Window
+
+BELOW_THRESHOLD = "below threshold"
+AT_CUT = "at a window's edge, not found by its neighbour"
+
+
+@dataclass
+class Annotator:
+    """Locates strings in a document and sets its spans and entities.
+
+    spans_key (str): Key of `doc.spans` for every span, overlapping ones too; `attrs["scores"]` of
+        the group holds their scores.
+    annotate (str): "ents", "spans" or "both".
+    conflict (str): How overlaps resolve into `doc.ents`: "longest", "score" or "label_order".
+    overwrite_ents (bool): Whether an entity replaces those of earlier components that it overlaps.
+    occurrences (str): "all" or "first": where a string that stands several times goes.
+    alignment_mode (str): "strict", "contract" or "expand", as in `Doc.char_span`.
+    threshold (float): Strings with a lower score are not used; those without a score are.
+    label_thresholds (Mapping[str, float]): The same for single labels, in place of `threshold`.
+    """
+
+    spans_key: str = "universal_ner"
+    annotate: Literal["ents", "spans", "both"] = "both"
+    conflict: Conflict = "longest"
+    overwrite_ents: bool = False
+    occurrences: Occurrences = "all"
+    alignment_mode: AlignmentMode = "expand"
+    threshold: float = 0.0
+    label_thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        doc: Doc,
+        windows: Sequence[Window],
+        found: Sequence[Iterable[Found]],
+        labels: Sequence[str] = (),
+    ) -> list[Refused]:
+        """Annotate a document.
+
+        doc (Doc): The document.
+        windows (Sequence[Window]): The windows that the model was asked about.
+        found (Sequence[Iterable[Found]]): What it has found in each.
+        labels (Sequence[str]): The labels in order of preference.
+        RETURNS (list[Refused]): The strings that were not used, and why.
+        """
+        refused: list[Refused] = []
+        located = [
+            list(self._locate(doc.text, window, strings, refused))
+            for window, strings in zip(windows, found, strict=True)
+        ]
+        mentions = list(merge(windows, located, refused, doc.text))
+        if self.occurrences == "first":
+            mentions = list(_first_of_each(mentions, doc.text))
+        spans, off_tokens = to_spans(doc, mentions, self.alignment_mode)
+        refused.extend(Refused("", reject.item, reject.reason) for reject in off_tokens)
+        if self.annotate in ("spans", "both"):
+            doc.spans[self.spans_key] = spans
+            doc.spans[self.spans_key].attrs["scores"] = [get_score(span) for span in spans]
+        if self.annotate in ("ents", "both"):
+            self._set_ents(doc, spans, labels)
+        return refused
+
+    def _locate(
+        self, text: str, window: Window, found: Iterable[Found], refused: list[Refused]
+    ) -> Iterator[Mention]:
+        part = text[window.start : window.end]
+        for each in found:
+            limit = self.label_thresholds.get(each.label, self.threshold)
+            if each.score is not None and each.score < limit:
+                refused.append(Refused(each.label, each.text, BELOW_THRESHOLD))
+                continue
+            places = find_occurrences(part, each.text, occurrences=self.occurrences, tolerant=True)
+            if not places:
+                reason = why_not_found(part, each.text)
+                refused.append(Refused(each.label, each.text, reason))
+            for start, end in places:
+                yield Mention(window.start + start, window.start + end, each.label, each.score)
+
+    def _set_ents(self, doc: Doc, spans: Sequence[Span], labels: Sequence[str]) -> None:
+        earlier = list(doc.ents)
+        if self.overwrite_ents:
+            chosen = resolve(spans, self.conflict, labels)
+            taken = {i for span in chosen for i in range(span.start, span.end)}
+            earlier = [ent for ent in earlier if taken.isdisjoint(range(ent.start, ent.end))]
+        else:
+            chosen = resolve(spans, self.conflict, labels, taken=earlier)
+        doc.set_ents([*earlier, *chosen])
+
+
+def merge(
+    windows: Sequence[Window],
+    located: Sequence[Sequence[Mention]],
+    refused: list[Refused],
+    text: str,
+) -> Iterator[Mention]:
+    """Merge the mentions of overlapping windows by their offsets.
+
+    What touches an edge that cuts a sentence may be half an entity. It counts only if a window
+    that sees beyond that edge has found it too, or if there is none.
+
+    windows (Sequence[Window]): Ascending.
+    located (Sequence[Sequence[Mention]]): The mentions of each, with offsets in the whole text.
+    refused (list[Refused]): Takes up what does not count.
+    text (str): The whole text.
+    YIELDS (Mention): The mentions; the same one may come from several windows.
+    """
+    for i, (window, mentions) in enumerate(zip(windows, located, strict=True)):
+        for mention in mentions:
+            judges = []
+            if window.cut_start and mention.start == window.start:
+                judges.append(i - 1)
+            if window.cut_end and mention.end == window.end:
+                judges.append(i + 1)
+            for judge in judges:
+                sees = windows[judge].start <= mention.start and mention.end <= windows[judge].end
+                if sees and not any(_same(mention, other) for other in located[judge]):
+                    item = text[mention.start : mention.end]
+                    refused.append(Refused(mention.label, item, AT_CUT))
+                    break
+            else:
+                yield mention
+
+
+def count(refused: Iterable[Refused]) -> dict[str, int]:
+    """Count refusals by reason."""
+    return dict(Counter(each.reason for each in refused))
+
+
+def records(refused: Iterable[Refused]) -> list[dict[str, str]]:
+    """Refusals as plain data, for `doc.user_data`."""
+    return [asdict(each) for each in refused]
+
+
+def _same(mention: Mention, other: Mention) -> bool:
+    return (mention.start, mention.end, mention.label) == (other.start, other.end, other.label)
+
+
+def _first_of_each(mentions: Iterable[Mention], text: str) -> Iterator[Mention]:
+    """Of each string and label the first mention, over all windows."""
+    first: dict[tuple[str, str], Mention] = {}
+    for mention in mentions:
+        key = (text[mention.start : mention.end], mention.label)
+        if key not in first or mention.start < first[key].start:
+            first[key] = mention
+    yield from first.values()

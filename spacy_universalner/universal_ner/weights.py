@@ -1,0 +1,68 @@
+"""The weights of a language model as part of a serialised pipeline."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from spacy_universalner.pretrained import resolve
+
+# MessagePack cannot hold more than 4 GiB in one piece.
+_PIECE = 1 << 30
+
+
+@runtime_checkable
+class ModelWithWeights(Protocol):
+    """A model whose weights can travel with the pipeline.
+
+    source (Any): Has the `name` that the weights were given by and the `adapter`, if any.
+    """
+
+    source: Any
+
+    def save_weights(self, folder: Path) -> None: ...
+
+    def load_weights(self, folder: Path) -> None: ...
+
+
+def has_local_weights(model: ModelWithWeights) -> bool:
+    """Whether the weights are files that another machine may not have, and no hub id.
+
+    model (ModelWithWeights): The model.
+    RETURNS (bool): True if the weights or their adapter are a local folder.
+    """
+    names = (resolve(model.source.name), model.source.adapter)
+    return any(name is not None and Path(name).is_dir() for name in names)
+
+
+def pack(model: ModelWithWeights) -> dict[str, list[bytes]]:
+    """Turn a model's weights into bytes.
+
+    model (ModelWithWeights): The model.
+    RETURNS (dict[str, list[bytes]]): From file name to contents, in pieces.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_weights(Path(folder))
+        return {path.name: _read(path) for path in sorted(Path(folder).iterdir())}
+
+
+def unpack(files: dict[str, list[bytes]]) -> Path:
+    """Turn bytes into a folder of weights.
+
+    files (dict[str, list[bytes]]): What `pack` has returned.
+    RETURNS (Path): A folder that is deleted when this process ends.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="universal_ner-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, pieces in files.items():
+        with (folder / name).open("wb") as file:
+            file.writelines(pieces)
+    return folder
+
+
+def _read(path: Path) -> list[bytes]:
+    with path.open("rb") as file:
+        return list(iter(lambda: file.read(_PIECE), b""))
