@@ -30,7 +30,7 @@ from spacy_universalner.ty import (
 )
 from spacy_universalner.universal_ner.annotator import Annotator, count, records
 from spacy_universalner.universal_ner.questions import Questions
-from spacy_universalner.universal_ner.weights import (
+from spacy_universalner.universal_ner.serialization import (
     ModelWithWeights,
     has_local_weights,
     pack,
