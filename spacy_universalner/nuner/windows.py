@@ -1,0 +1,133 @@
+"""From documents to wordpieces and back: alignment, windows over long texts, batches by length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from spacy.attrs import IDX, LENGTH, SENT_START
+from spacy.tokens import Doc
+from tokenizers import Tokenizer
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A run of a document's wordpieces that goes through the encoder in one piece.
+
+    Each wordpiece lies in the core of exactly one window, the one it takes its vector from; the
+    rest of the window is context that the core's wordpieces attend to.
+
+    doc (int): Index of the document in its batch.
+    start (int): First wordpiece of the window.
+    end (int): Wordpiece after the last.
+    core_start (int): First wordpiece of the core.
+    core_end (int): Wordpiece after the last one of the core.
+    """
+
+    doc: int
+    start: int
+    end: int
+    core_start: int
+    core_end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A document's wordpieces, without special tokens.
+
+    ids (Ints): Vocabulary ids, shape (n_pieces,).
+    first (Ints): For each spaCy token its first wordpiece, shape (n_tokens,).
+    last (Ints): For each spaCy token the wordpiece after its last one, shape (n_tokens,). Equal to
+        `first` for a token without wordpieces, such as whitespace.
+    sentences (Ints): The wordpieces that start a sentence; empty without sentence boundaries.
+    """
+
+    ids: Ints
+    first: Ints
+    last: Ints
+    sentences: Ints
+
+
+def tokenize(docs: Sequence[Doc], tokenizer: Tokenizer) -> list[Pieces]:
+    """Split documents into wordpieces and align them with spaCy's tokens by character offsets.
+
+    The text is tokenised as it stands, spaces included, so that a wordpiece is what it was in
+    pre-training. A token has all wordpieces it shares a character with; a wordpiece that reaches
+    over several tokens belongs to each of them.
+
+    docs (Sequence[Doc]): The documents.
+    tokenizer (Tokenizer): Without truncation and padding.
+    RETURNS (list[Pieces]): One per document.
+    """
+    encodings = tokenizer.encode_batch([doc.text for doc in docs], add_special_tokens=False)
+    pieces = []
+    for doc, encoding in zip(docs, encodings, strict=True):
+        attributes = doc.to_array([IDX, LENGTH, SENT_START]).astype(np.int64).reshape(-1, 3)
+        token_starts = attributes[:, 0]
+        offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        first = np.searchsorted(offsets[:, 1], token_starts, side="right")
+        last = np.searchsorted(offsets[:, 0], token_starts + attributes[:, 1], side="left")
+        pieces.append(
+            Pieces(
+                ids=np.asarray(encoding.ids, dtype=np.int64),
+                first=first,
+                last=np.maximum(first, last),
+                sentences=first[attributes[:, 2] == 1],
+            )
+        )
+    return pieces
+
+
+def plan_windows(
+    n_pieces: int, window: int, stride: int, sentences: Sequence[int] | Ints = (), doc: int = 0
+) -> Iterator[Window]:
+    """Cover a document's wordpieces with overlapping windows.
+
+    A core ends half the overlap before its window does; where sentence boundaries are known it
+    ends at the last one in its second half, so that a sentence is split only if it must be.
+
+    n_pieces (int): Number of wordpieces.
+    window (int): Most wordpieces of a window.
+    stride (int): Wordpieces that neighbouring windows share, less than `window`.
+    sentences (Sequence[int]): The wordpieces that start a sentence, ascending.
+    doc (int): Index of the document, passed on.
+    YIELDS (Window): In order; the cores tile the document.
+    """
+    context = stride // 2
+    core_start = 0
+    while core_start < n_pieces:
+        start = max(0, core_start - context)
+        end = min(start + window, n_pieces)
+        core_end = end if end == n_pieces else end - context
+        if end < n_pieces and len(sentences):
+            boundary = int(sentences[max(0, np.searchsorted(sentences, core_end, "right") - 1)])
+            if (core_start + core_end) // 2 < boundary:
+                core_end = boundary
+                end = min(core_end + context, n_pieces)
+        yield Window(doc, start, end, core_start, core_end)
+        core_start = core_end
+
+
+def batch_windows(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
+    """Group windows of similar length, so that little of a batch is padding.
+
+    windows (Sequence[Window]): In any order.
+    batch_tokens (int): Most wordpieces of a batch, padding included; a batch holds at least one
+        window.
+    YIELDS (list[Window]): The batches, shortest windows first.
+    """
+    batch: list[Window] = []
+    for window in sorted(windows, key=len):
+        if batch and len(window) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
