@@ -1,42 +1,55 @@
 """Annotate texts with a language model, by the prompt and the filters of NuNER or UniversalNER."""
 
 import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import typer
 from spacy.cli._util import parse_config_overrides
+from spacy.tokens import Doc
 from tqdm import tqdm
 from wasabi import msg
 
+from spacy_universalner.data.annotation.costs import Price, read_price
 from spacy_universalner.data.annotation.run import (
     annotate,
     load_annotator,
+    plan,
     stored_model,
     write_annotations,
 )
 from spacy_universalner.data.annotation.stored import StoredModel
-from spacy_universalner.data.readers import read_passages
+from spacy_universalner.data.annotation.texts import TextSettings, prepare_texts
+from spacy_universalner.ty import Passage
 
 EXTRA_ARGS = {"allow_extra_args": True, "ignore_unknown_options": True}
-app = typer.Typer(context_settings=EXTRA_ARGS, add_completion=False)
+app = typer.Typer(add_completion=False)
 
 
 @app.command(context_settings=EXTRA_ARGS)
 def main(
     ctx: typer.Context,
     config: Path = typer.Argument(..., exists=True, help="Pipeline with the annotation task"),
-    texts: Path = typer.Argument(..., exists=True, help="JSONL with id and text"),
+    texts: Path = typer.Argument(..., exists=True, help="Texts: .jsonl, .parquet or .txt"),
     output: Path = typer.Argument(..., help="Start of the outputs' names, such as corpus/nuner"),
     llm: Path = typer.Option(Path("configs/llm/recorded.cfg"), exists=True, help="The model"),
     metrics: Path = typer.Option(None, help="JSON of counts, type frequencies, rejects"),
     store: Path = typer.Option(None, help="Responses; default: responses.sqlite beside OUTPUT"),
+    limit: int = typer.Option(None, min=1, help="Take only the first so many texts"),
+    sample: int = typer.Option(None, min=1, help="Draw so many texts at random"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print requests, tokens, price; stop"),
+    prices: Path = typer.Option(Path("configs/prices.csv"), help="Table of prices"),
+    response_tokens: int = typer.Option(100, help="Expected tokens of a response, for the price"),
     batch_size: int = typer.Option(64, min=1, help="Texts sent to the model at once"),
+    docs: bool = typer.Option(True, "--docs/--no-docs", help="Whether to write OUTPUT.spacy"),
 ) -> None:
-    """Write OUTPUT.jsonl, OUTPUT.spacy and OUTPUT_rejects.jsonl.
+    """Write OUTPUT.jsonl, OUTPUT_rejects.jsonl and OUTPUT.spacy.
 
-    Values of the config can be changed as in `spacy train`, for example
-    `--components.llm.model.model.name gpt-4o`.
+    Every response is stored as it arrives: a run that was stopped goes on where it was, and one
+    with failures repeats only those. Values of the config can be changed as in `spacy train`, for
+    example `--components.llm.model.model.name gpt-4o`.
     """
     try:
         nlp = load_annotator(
@@ -46,25 +59,65 @@ def main(
             store=store or output.parent / "responses.sqlite",
             overrides=parse_config_overrides(ctx.args),
         )
-    except OSError as error:
+    except OSError as error:  # no key, no file, no weights
         msg.fail(str(error), exits=1)
-    passages = list(read_passages(texts))
+    settings = TextSettings(**nlp.config["texts"])
+    settings = replace(settings, limit=limit or settings.limit, sample=sample or settings.sample)
+    model = stored_model(nlp)
+    name = str(nlp.config["components"]["llm"]["model"]["model"].get("name", ""))
+    price = read_price(prices, name) if prices.exists() else None
+
+    passages, _ = prepare_texts(texts, nlp.tokenizer, settings)
+    ahead = plan(nlp, passages)
+    answers = f"{ahead.texts - ahead.requests:,} answers stored, {ahead.requests:,} to ask for"
+    tokens = (ahead.prompt_tokens, ahead.requests * response_tokens)
+    cost = f": ${price.cost(*tokens):,.2f}" if price else ""
+    msg.info(f"{ahead.texts:,} texts: {answers}")
+    msg.info(f"About {tokens[0]:,} tokens of prompts and {tokens[1]:,} of responses{cost}")
+    if name and not price:
+        msg.warn(f"No price: add a line for '{name}' to {prices}")
+    if dry_run:
+        return
+
+    passages, left_out = prepare_texts(texts, nlp.tokenizer, settings)
     annotated = annotate(nlp, passages, batch_size=batch_size)
-    progress = tqdm(annotated, total=len(passages), unit="text", desc=output.name)
-    summary = write_annotations(output, progress).to_dict()
+    try:
+        summary = write_annotations(
+            output, show_progress(annotated, ahead.texts, model, price), left_out, docs=docs
+        ).to_dict()
+    except RuntimeError as error:  # too many failures in a row
+        msg.fail(str(error), exits=1)
     if metrics is not None:
         metrics.parent.mkdir(parents=True, exist_ok=True)
         metrics.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf8")
-    report(summary, stored_model(nlp))
-    msg.good(f"{output}.jsonl, {output}.spacy, {output}_rejects.jsonl")
+    report(summary)
+    if model.failed:
+        msg.warn(f"{model.failed:,} requests failed: run again to repeat them, and only them")
+    if not summary["kept"]:
+        msg.fail(f"Nothing was annotated; {output}_rejects.jsonl says why", exits=1)
+    msg.good(f"{output}.jsonl")
 
 
-def report(summary: dict[str, Any], model: StoredModel) -> None:
+def show_progress(
+    annotated: Iterable[tuple[Passage, Doc]], total: int, model: StoredModel, price: Price | None
+) -> Iterator[tuple[Passage, Doc]]:
+    """A bar with rate, time left, failures and money."""
+    with tqdm(total=total, unit="text") as bar:
+        for item in annotated:
+            yield item
+            if model.failed:
+                bar.set_postfix_str(f"{model.failed} failed", refresh=False)
+            if price:
+                spent = price.cost(model.prompt_tokens, model.response_tokens)
+                bar.set_postfix_str(f"{model.failed} failed, ${spent:.2f}", refresh=False)
+            bar.update()
+
+
+def report(summary: dict[str, Any]) -> None:
     """Print the counts of a run."""
-    msg.info(f"{model.asked} requests, {model.reused} answers from {model.store.path}")
     msg.table(
         [(name, f"{summary[name]:,}") for name in ("texts", "kept", "entities", "types")]
-        + [(f"dropped: {reason}", f"{n:,}") for reason, n in summary["dropped_texts"].items()]
+        + [(f"left out: {reason}", f"{n:,}") for reason, n in summary["dropped_texts"].items()]
         + [(f"rejected: {reason}", f"{n:,}") for reason, n in summary["rejects"].items()],
         aligns=("l", "r"),
     )
@@ -76,8 +129,6 @@ def report(summary: dict[str, Any], model: StoredModel) -> None:
         header=("types by frequency", "types", "entities", "share"),
         aligns=("l", "r", "r", "r"),
     )
-    if model.failed:
-        msg.warn(f"{model.failed} requests failed; run again to repeat only those")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import hashlib
 import os
 import sqlite3
 from pathlib import Path
+from threading import RLock
+from typing import Any
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -17,8 +19,8 @@ class ResponseStore:
     """A SQLite file of responses, each committed before the next is asked for.
 
     With write-ahead logging a commit survives `kill -9` of the process, and several processes may
-    read and write the same file. (A power cut can take the last few commits, never more.) The
-    connection is opened anew in a forked process.
+    read and write the same file. (A power cut can take the last few commits, never more.) Threads
+    share one connection, forked processes open their own.
 
     path (Path): The file; made with its folder when missing.
     timeout (float): Seconds to wait for another process's write.
@@ -28,6 +30,7 @@ class ResponseStore:
         self.path = Path(path)
         self.timeout = timeout
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = RLock()
         self._open()
         self._connection.executescript(_SCHEMA)
 
@@ -46,8 +49,8 @@ class ResponseStore:
 
     def get(self, key: str) -> str | None:
         """The response stored under a key, or None."""
-        row = self._query("SELECT value FROM responses WHERE key = ?", key).fetchone()
-        return None if row is None else row[0]
+        rows = self._query("SELECT value FROM responses WHERE key = ?", key)
+        return rows[0][0] if rows else None
 
     def put(self, key: str, value: str) -> None:
         """Store a response, for good once this returns; a failure under the key is forgotten."""
@@ -65,7 +68,7 @@ class ResponseStore:
         return dict(self._query("SELECT key, reason FROM failures ORDER BY key"))
 
     def __len__(self) -> int:
-        return int(self._query("SELECT COUNT(*) FROM responses").fetchone()[0])
+        return int(self._query("SELECT COUNT(*) FROM responses")[0][0])
 
     def close(self) -> None:
         """Close the file. The store cannot be used afterwards."""
@@ -75,18 +78,22 @@ class ResponseStore:
         return ResponseStore, (self.path,)
 
     def _open(self) -> None:
-        self._connection = sqlite3.connect(self.path, timeout=self.timeout, isolation_level=None)
         self._pid = os.getpid()
+        self._connection = sqlite3.connect(
+            self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False
+        )
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
 
-    def _query(self, statement: str, *values: str) -> sqlite3.Cursor:
-        if self._pid != os.getpid():  # SQLite connections must not cross a fork
-            self._open()
-        return self._connection.execute(statement, values)
+    def _query(self, statement: str, *values: str) -> list[Any]:
+        with self._lock:
+            if self._pid != os.getpid():  # SQLite connections must not cross a fork
+                self._open()
+            return self._connection.execute(statement, values).fetchall()
 
     def _write(self, *statements: tuple[str, tuple[str, ...]]) -> None:
-        self._query("BEGIN IMMEDIATE")
-        with self._connection:
-            for statement, values in statements:
-                self._query(statement, *values)
+        with self._lock:
+            self._query("BEGIN IMMEDIATE")
+            with self._connection:
+                for statement, values in statements:
+                    self._query(statement, *values)

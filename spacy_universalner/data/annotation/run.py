@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,26 @@ from spacy.tokens import Doc, DocBin
 from spacy.util import load_model_from_config
 from thinc.api import Config
 
-from ...ty import Passage
+from ...ty import Passage, Reject
 from ..readers import passage_to_dict, write_json_lines
+from .costs import count_tokens
 from .stored import StoredModel
 from .summary import Summary
-from .tasks import annotation_of
+from .tasks import Annotation, annotation_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has before it.
+
+    texts (int): Texts to annotate.
+    requests (int): Those whose answer is not stored yet.
+    prompt_tokens (int): Tokens of their prompts.
+    """
+
+    texts: int
+    requests: int
+    prompt_tokens: int
 
 
 def load_annotator(
@@ -66,6 +82,25 @@ def stored_model(nlp: Language) -> StoredModel:
     return llm._model  # spacy-llm has no public name for it
 
 
+def plan(nlp: Language, passages: Iterable[Passage]) -> Plan:
+    """Count what a run has to ask, without asking.
+
+    nlp (Language): The pipeline of `load_annotator`.
+    passages (Iterable[Passage]): The texts; streamed.
+    RETURNS (Plan): The numbers.
+    """
+    llm: Any = nlp.get_pipe("llm")
+    model = stored_model(nlp)
+    texts = requests = prompt_tokens = 0
+    for passage in passages:
+        (prompt,) = llm.task.generate_prompts([nlp.make_doc(passage.text)])
+        texts += 1
+        if model.store.get(model.key(prompt)) is None:
+            requests += 1
+            prompt_tokens += count_tokens(prompt)
+    return Plan(texts, requests, prompt_tokens)
+
+
 def annotate(
     nlp: Language, passages: Iterable[Passage], *, batch_size: int = 64
 ) -> Iterator[tuple[Passage, Doc]]:
@@ -83,14 +118,22 @@ def annotate(
         yield Passage(id, doc.text, annotation_of(doc).mentions), doc
 
 
-def write_annotations(output: Path, annotated: Iterable[tuple[Passage, Doc]]) -> Summary:
-    """Write the files of a run: OUTPUT.jsonl, OUTPUT.spacy and OUTPUT_rejects.jsonl.
+def write_annotations(
+    output: Path,
+    annotated: Iterable[tuple[Passage, Doc]],
+    left_out: Iterable[tuple[str, Reject]] = (),
+    *,
+    docs: bool = True,
+) -> Summary:
+    """Write the files of a run: OUTPUT.jsonl, OUTPUT_rejects.jsonl and OUTPUT.spacy.
 
     The JSONL holds exact character offsets and the descriptions of types; the `.spacy` file the
     Docs with the same entities on whole tokens, in `doc.spans`.
 
     output (Path): What their names start with, such as `corpus/nuner`.
-    annotated (Iterable[tuple[Passage, Doc]]): As from `annotate`; streamed, but for the Docs.
+    annotated (Iterable[tuple[Passage, Doc]]): As from `annotate`; streamed.
+    left_out (Iterable[tuple[str, Reject]]): Texts that were not sent; read last.
+    docs (bool): Whether to write the `.spacy` file. It is made in memory, about 2 KB a sentence.
     RETURNS (Summary): What was read.
     """
     summary = Summary()
@@ -101,19 +144,32 @@ def write_annotations(output: Path, annotated: Iterable[tuple[Passage, Doc]]) ->
         write_json_lines(rejects_path) as write_reject,
     ):
         for passage, doc in annotated:
-            annotation = annotation_of(doc)
+            annotation = doc.user_data.pop("annotation")  # the .spacy file could not hold it
             summary.add(passage, annotation)
-            for reject in annotation.all_rejects:
-                write_reject({"id": passage.id, "item": reject.item, "reason": reject.reason})
+            for reject in annotation.rejects:
+                write_reject(_reject_to_dict(passage.id, reject))
             if annotation.dropped is not None:
+                write_reject(_reject_to_dict(passage.id, annotation.dropped))
                 continue
-            row = passage_to_dict(passage)
-            for entity in row["entities"]:
-                pair = (passage.text[entity["start"] : entity["end"]], entity["label"])
-                if description := annotation.descriptions.get(pair):
-                    entity["description"] = description
-            write_passage(row)
-            del doc.user_data["annotation"]  # no JSON; all of it stands in the two files
-            docbin.add(doc)
-    docbin.to_disk(output.with_name(f"{output.name}.spacy"))
+            write_passage(_with_descriptions(passage, annotation))
+            if docs:
+                docbin.add(doc)
+        for id, reject in left_out:
+            summary.drop(id, reject)
+            write_reject(_reject_to_dict(id, reject))
+    if docs:
+        docbin.to_disk(output.with_name(f"{output.name}.spacy"))
     return summary
+
+
+def _reject_to_dict(id: str, reject: Reject) -> dict[str, str]:
+    return {"id": id, "item": reject.item, "reason": reject.reason}
+
+
+def _with_descriptions(passage: Passage, annotation: Annotation) -> dict[str, Any]:
+    row = passage_to_dict(passage)
+    for entity in row["entities"]:
+        pair = (passage.text[entity["start"] : entity["end"]], entity["label"])
+        if pair in annotation.descriptions:
+            entity["description"] = annotation.descriptions[pair]
+    return row

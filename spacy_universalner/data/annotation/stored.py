@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from typing import Any, Callable, Iterable  # noqa: UP035 (spacy-llm compares these very types)
 
 from ...ty import Answer, AnsweringModel, ModelWithIdentity
 from ..store import ResponseStore
+from .costs import count_tokens
 
 
 class NoAnswer(str):
@@ -18,6 +20,7 @@ def make_stored_model(
     model: Callable[..., Any],
     path: str,
     identity: str | None = None,
+    concurrency: int | None = None,
     max_failures: int = 10,
 ) -> StoredModel:
     """`spacy-universalner.Stored.v1`: any LLM, with a file of its answers before it.
@@ -25,9 +28,12 @@ def make_stored_model(
     model (Callable): The LLM, any entry of `@llm_models`.
     path (str): SQLite file of the responses.
     identity (str | None): What the answers depend on beside the prompt: the model and its
-        decoding. None to ask the model, if it is one of this package.
+        decoding. A model of this package knows its own.
+    concurrency (int | None): Requests under way at once. None for the model's own setting; a
+        model without one gets whole batches, as one that computes by itself wants them.
     max_failures (int): Requests that may fail in a row before the run stops.
     RETURNS (StoredModel): The model.
+    RAISES (ValueError): The identity is not known.
     """
     if isinstance(model, ModelWithIdentity):
         identity = model.identity
@@ -37,67 +43,102 @@ def make_stored_model(
             f"{path} belong to, and {type(model).__name__} does not say. Set `identity`, for "
             "example to 'gpt-4o-mini, temperature 0'."
         )
-    return StoredModel(model, ResponseStore(Path(path)), identity, max_failures=max_failures)
+    if concurrency is None:
+        concurrency = getattr(model, "concurrency", None)
+    return StoredModel(model, ResponseStore(path), identity, concurrency, max_failures)
 
 
 class StoredModel:
     """Answers from the store where it can; asks for the rest and stores each answer at once.
 
     A request that fails becomes a `NoAnswer` and is kept among the store's failures; the next run
-    asks again. `asked`, `reused` and `failed` count the requests so far.
+    asks again. `asked`, `reused` and `failed` count the requests so far, `prompt_tokens` and
+    `response_tokens` estimate what they were made of.
     """
 
     def __init__(
-        self, model: Callable[..., Any], store: ResponseStore, identity: str, *, max_failures: int
+        self,
+        model: Callable[..., Any],
+        store: ResponseStore,
+        identity: str,
+        concurrency: int | None = None,
+        max_failures: int = 10,
     ) -> None:
         self.model = model
         self.store = store
         self.identity = identity
+        self.concurrency = concurrency
         self.max_failures = max_failures
         self.asked = self.reused = self.failed = 0
+        self.prompt_tokens = self.response_tokens = 0
         self._failures_in_a_row = 0
 
     def __call__(self, prompts: Iterable[Iterable[Any]]) -> Iterable[Iterable[Any]]:
-        """Answer documents' prompts, in order."""
+        """Answer documents' prompts, in order.
+
+        RAISES (RuntimeError): Too many requests in a row have failed.
+        """
         documents = [list(document) for document in prompts]
         distinct = dict.fromkeys(prompt for document in documents for prompt in document)
-        answers = {prompt: self.store.get(self.key(prompt)) for prompt in distinct}
-        missing = [prompt for prompt, answer in answers.items() if answer is None]
+        responses = {prompt: self.store.get(self.key(prompt)) for prompt in distinct}
+        missing = [prompt for prompt, response in responses.items() if response is None]
         self.reused += len(distinct) - len(missing)
-        for prompt, answer in zip(missing, self._ask(missing), strict=True):
-            answers[prompt] = self._keep(prompt, answer)
+        with closing(self._ask_all(missing)) as answers:
+            for prompt, answer in answers:
+                self._count(prompt, answer)
+                responses[prompt] = NoAnswer(answer.error) if answer.error else answer.text
         for document in documents:
-            yield [answers[prompt] for prompt in document]
+            yield [responses[prompt] for prompt in document]
 
     def key(self, prompt: str) -> str:
         """The store's key of a prompt."""
         return self.store.key(self.identity, prompt)
 
-    def _ask(self, prompts: Sequence[str]) -> Iterator[Answer]:
-        if isinstance(self.model, AnsweringModel):
-            for (answer,) in self.model.answer([prompt] for prompt in prompts):
-                yield answer
+    def _ask_all(self, prompts: Sequence[str]) -> Generator[tuple[str, Answer]]:
+        """Ask, and store; yield in the order in which answers come."""
+        if self.concurrency is None and isinstance(self.model, AnsweringModel):
+            documents = self.model.answer([prompt] for prompt in prompts)
+            for prompt, (answer,) in zip(prompts, documents, strict=True):
+                yield prompt, self._keep(prompt, answer)
             return
-        for prompt in prompts:
+        with ThreadPoolExecutor(self.concurrency or 1) as pool:
+            futures = {pool.submit(self._ask, prompt): prompt for prompt in prompts}
             try:
-                ((response,),) = self.model([[prompt]])
-                yield Answer(str(response))
-            except Exception as error:  # any model of any library
-                yield Answer("", error=f"{type(error).__name__}: {error}")
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            finally:  # what is under way is paid for: it is waited for and stored
+                pool.shutdown(wait=False, cancel_futures=True)
 
-    def _keep(self, prompt: str, answer: Answer) -> str:
+    def _ask(self, prompt: str) -> Answer:
+        try:
+            if isinstance(self.model, AnsweringModel):
+                ((answer,),) = self.model.answer([[prompt]])
+            else:
+                ((response,),) = self.model([[prompt]])
+                answer = Answer(str(response))
+        except Exception as error:  # whatever a library raises is this prompt's alone
+            answer = Answer("", error=f"{type(error).__name__}: {error}")
+        return self._keep(prompt, answer)
+
+    def _keep(self, prompt: str, answer: Answer) -> Answer:
+        if answer.error is None:
+            self.store.put(self.key(prompt), answer.text)
+        else:
+            self.store.fail(self.key(prompt), answer.error)
+        return answer
+
+    def _count(self, prompt: str, answer: Answer) -> None:
         self.asked += 1
+        self.prompt_tokens += count_tokens(prompt)
+        self.response_tokens += count_tokens(answer.text)
         if answer.error is None:
             self._failures_in_a_row = 0
-            self.store.put(self.key(prompt), answer.text)
-            return answer.text
+            return
         self.failed += 1
         self._failures_in_a_row += 1
-        self.store.fail(self.key(prompt), answer.error)
         if self._failures_in_a_row >= self.max_failures:
             raise RuntimeError(
                 f"{self._failures_in_a_row} requests in a row failed, the last with: "
                 f"{answer.error}\nNothing is lost: run again when the cause is mended, and only "
                 "what has no answer yet is asked."
             )
-        return NoAnswer(answer.error)

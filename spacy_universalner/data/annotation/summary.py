@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ...ty import Passage
+from ...ty import Passage, Reject
 from .tasks import Annotation
 
 # UniversalNER Table 1: the most frequent hundredth of the types, up to a tenth, the rest.
@@ -28,23 +28,31 @@ class Summary:
         self._examples: dict[str, list[dict[str, str]]] = {}
 
     def add(self, passage: Passage, annotation: Annotation) -> None:
-        """Count one text.
+        """Count one text that was annotated.
 
         passage (Passage): The text.
         annotation (Annotation): What became of the answer.
         """
-        self.texts += 1
-        for reject in annotation.all_rejects:
-            shown = self._examples.setdefault(reject.reason, [])
-            if len(shown) < self.examples:
-                shown.append({"id": passage.id, "item": reject.item})
-        self.rejected.update(reject.reason for reject in annotation.rejects)
+        for reject in annotation.rejects:
+            self.rejected[reject.reason] += 1
+            self._show(passage.id, reject)
         if annotation.dropped is not None:
-            self.dropped[annotation.dropped.reason] += 1
+            self.drop(passage.id, annotation.dropped)
             return
+        self.texts += 1
         self.kept += 1
         self.words += len(passage.text.split())
         self.type_counts.update(mention.label for mention in annotation.mentions)
+
+    def drop(self, id: str, reject: Reject) -> None:
+        """Count one text that has no place in the corpus.
+
+        id (str): Its id.
+        reject (Reject): Why.
+        """
+        self.texts += 1
+        self.dropped[reject.reason] += 1
+        self._show(id, reject)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything counted, as JSON; the same input gives the same bytes."""
@@ -61,6 +69,11 @@ class Summary:
             "frequency_bands": frequency_bands(self.type_counts),
             "type_counts": dict(sorted(self.type_counts.items(), key=lambda x: (-x[1], x[0]))),
         }
+
+    def _show(self, id: str, reject: Reject) -> None:
+        shown = self._examples.setdefault(reject.reason, [])
+        if len(shown) < self.examples:
+            shown.append({"id": id, "item": reject.item})
 
 
 def frequency_bands(type_counts: Mapping[str, int]) -> list[dict[str, Any]]:

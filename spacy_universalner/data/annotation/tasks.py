@@ -37,11 +37,6 @@ class Annotation:
     dropped: Reject | None = None
     descriptions: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    @property
-    def all_rejects(self) -> tuple[Reject, ...]:
-        """The rejected pieces, and the rejection of the whole text."""
-        return self.rejects if self.dropped is None else (*self.rejects, self.dropped)
-
 
 def annotation_of(doc: Doc) -> Annotation:
     """The record that an annotation task has left on a Doc."""

@@ -1,0 +1,153 @@
+"""Raw text on its way to the annotator: read, cut, freed of duplicates, sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from spacy.tokenizer import Tokenizer
+
+from ...ty import Passage, Reject
+from ..duplicates import DuplicateFilter
+from ..readers import passage_from_dict, read_passages
+
+
+def read_texts(path: Path) -> Iterator[Passage]:
+    """Stream raw texts, by the suffix of their file.
+
+    path (Path): `.jsonl` with "text" and "id"; `.parquet` with such columns; `.txt` with one text
+        a line. Without an id, a text is named after its place.
+    YIELDS (Passage): The texts. Entities in the file are not read.
+    RAISES (ValueError): Another suffix, or a record without a text, with its place.
+    """
+    match path.suffix:
+        case ".jsonl":
+            yield from (replace(passage, mentions=()) for passage in read_passages(path))
+        case ".parquet":
+            yield from _read_parquet(path)
+        case ".txt":
+            with path.open(encoding="utf8") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        yield Passage(f"{path.stem}-{number}", line.strip())
+        case _:
+            raise ValueError(
+                f"Cannot read texts from {path}: expected a file that ends in .jsonl, .parquet or "
+                ".txt"
+            )
+
+
+def _read_parquet(path: Path) -> Iterator[Passage]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {path} needs pyarrow. Install it with "
+            "`pip install 'spacy-universalner[ray]'`, or give the texts as JSONL."
+        ) from error
+    file = ParquetFile(path)
+    columns = [name for name in ("id", "text") if name in file.schema_arrow.names]
+    rows = (row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist())
+    for number, row in enumerate(rows, start=1):
+        yield passage_from_dict({"id": f"{path.stem}-{number}", **row}, f"{path}, row {number}")
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Which texts are annotated: the block `[texts]` of an annotation config.
+
+    max_tokens (int | None): Longer ones are cut into passages.
+    near_duplicates (float | None): Similarity from which a text counts as seen; None to drop
+        exact duplicates only.
+    limit (int | None): Take only the first so many.
+    sample (int | None): Draw so many at random (from the first `limit`).
+    seed (int): Of the sample.
+    """
+
+    max_tokens: int | None = 256
+    near_duplicates: float | None = 0.8
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+
+
+def prepare_texts(
+    path: Path, tokenizer: Tokenizer, settings: TextSettings
+) -> tuple[Iterable[Passage], list[tuple[str, Reject]]]:
+    """Read the texts to annotate: cut, free of duplicates, limited, sampled, in this order.
+
+    path (Path): See `read_texts`.
+    tokenizer (Tokenizer): For `max_tokens`.
+    settings (TextSettings): Which ones.
+    RETURNS (tuple[Iterable[Passage], list[tuple[str, Reject]]]): The texts, to be read once, and
+        a list that then holds the ids of those left out, and why.
+    """
+    rejects: list[tuple[str, Reject]] = []
+    passages = read_texts(path)
+    if settings.max_tokens is not None:
+        passages = cut(passages, tokenizer, settings.max_tokens)
+    passages = drop_duplicates(passages, settings.near_duplicates, rejects)
+    if settings.limit is not None:
+        passages = islice(passages, settings.limit)
+    if settings.sample is not None:
+        return sample(passages, settings.sample, settings.seed), rejects
+    return passages, rejects
+
+
+def cut(passages: Iterable[Passage], tokenizer: Tokenizer, max_tokens: int) -> Iterator[Passage]:
+    """Cut long texts into passages (UniversalNER 3.1: at most 256 tokens, of no named tokenizer).
+
+    passages (Iterable[Passage]): The texts.
+    tokenizer (Tokenizer): Whose tokens are counted.
+    max_tokens (int): The most that a passage may have.
+    YIELDS (Passage): Texts that are short enough as they are; of others the parts in order, named
+        ID-1, ID-2 ..., each as long as possible. No character is lost but white space between.
+    """
+    for passage in passages:
+        # A token has at least one character: most texts need not be tokenized.
+        if len(passage.text) <= max_tokens or len(doc := tokenizer(passage.text)) <= max_tokens:
+            yield passage
+            continue
+        for number, start in enumerate(range(0, len(doc), max_tokens), start=1):
+            if part := doc[start : start + max_tokens].text.strip():
+                yield Passage(f"{passage.id}-{number}", part)
+
+
+def drop_duplicates(
+    passages: Iterable[Passage], near: float | None, rejects: list[tuple[str, Reject]]
+) -> Iterator[Passage]:
+    """Let each text through once, and none that is blank.
+
+    passages (Iterable[Passage]): The texts.
+    near (float | None): See `DuplicateFilter`.
+    rejects (list[tuple[str, Reject]]): Collects the others with their ids.
+    YIELDS (Passage): The first of equal or similar texts.
+    """
+    judge = DuplicateFilter(near)
+    for passage in passages:
+        reject = judge(passage) if passage.text.strip() else Reject("", "blank")
+        if reject is None:
+            yield passage
+        else:
+            rejects.append((passage.id, reject))
+
+
+def sample(passages: Iterable[Passage], size: int, seed: int) -> list[Passage]:
+    """Draw texts at random, keeping them in order (reservoir sampling: only these are in memory).
+
+    passages (Iterable[Passage]): The texts.
+    size (int): How many to draw.
+    seed (int): The same seed, the same texts.
+    RETURNS (list[Passage]): The sample, or all if there are not as many.
+    """
+    rng = Random(seed)
+    stream = iter(passages)
+    reservoir = list(enumerate(islice(stream, size)))
+    for i, passage in enumerate(stream, start=size):
+        place = rng.randint(0, i)
+        if place < size:
+            reservoir[place] = (i, passage)
+    return [passage for _, passage in sorted(reservoir, key=lambda entry: entry[0])]
