@@ -31,7 +31,6 @@ from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.evaluation.results import Prediction, make_results
 from spacy_universalner.ty import Mention, Passage
 
-
 Item = TypeVar("Item")
 
 

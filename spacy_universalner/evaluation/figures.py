@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,70 +30,72 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Point:
-    """A score at a training size.
+    """The scores at a training size.
 
     size (float): Training sentences.
-    mean (float): F1 in [0, 1].
-    sd (float): Its standard deviation over seeds; 0 for a single run.
     name (str): How the size is called.
+    scores (Sequence[float]): F1 in [0, 1] of each run.
     """
 
     size: float
-    mean: float
-    sd: float
     name: str
+    scores: Sequence[float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.scores)
+
+    @property
+    def sd(self) -> float:
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
 
 def draw_learning_curve(curves: Mapping[str, Sequence[Point]], names: Mapping[str, str]) -> str:
     """F1 over training size, one curve for each system (NuNER Figure 7's layout).
 
-    curves (Mapping[str, Sequence[Point]]): For each system, named as in `COLOURS`, its points.
+    curves (Mapping[str, Sequence[Point]]): For each system, named as in `COLOURS`, its points; the
+        line joins the means, the bars are standard deviations, the dots single runs.
     names (Mapping[str, str]): How the systems are called.
     RETURNS (str): SVG.
     """
-    figure, axes = _canvas(7.2, 3.7)
+    figure, axes = _canvas(9.4, 3.8)
+    ends = []
     for system, points in curves.items():
         colour = COLOURS[system][0]
         points = sorted(points, key=lambda point: point.size)
         sizes, means = [p.size for p in points], [100 * p.mean for p in points]
-        axes.errorbar(
-            sizes,
-            means,
-            yerr=[100 * p.sd for p in points],
-            color=colour,
-            marker="o",
-            markersize=6,
-            linewidth=2.2,
-            elinewidth=1.4,
-            capsize=4,
-            zorder=3,
-        )
-        if points:
-            axes.annotate(
-                names[system],
-                (sizes[-1], means[-1]),
-                xytext=(12, 0),
-                textcoords="offset points",
-                va="center",
-                color=colour,
-                weight="bold",
+        bars = [100 * p.sd for p in points]
+        style: dict[str, Any] = {"marker": "o", "markersize": 6, "linewidth": 2.2}
+        style |= {"elinewidth": 1.4, "capsize": 4}
+        axes.errorbar(sizes, means, yerr=bars, color=colour, zorder=3, **style)
+        for point in points:
+            scores = [100 * score for score in point.scores]
+            axes.plot(
+                [point.size] * len(scores), scores, "o", color=colour, alpha=0.35, markersize=4
             )
-    axes.set_xscale("log")
+        ends.append((means[-1], sizes[-1], names[system], colour))
     ticks = {point.size: point.name for points in curves.values() for point in points}
-    axes.set_xticks(list(ticks), [ticks[size] for size in ticks])
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
     axes.set_xmargin(0.12)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max([1.0, *(mean for mean, *_ in ends)]))
     axes.set_ylabel("F1, %")
+    lowest = float("-inf")
+    for mean, size, name, colour in sorted(ends):  # names of close curves are moved apart
+        lowest = max(mean, lowest + 0.07 * axes.get_ylim()[1])
+        style = {"xytext": (14, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(name, (size, lowest), color=colour, weight="bold", fontsize=11, **style)
     return _svg(figure)
 
 
-def draw_losses(curves: Mapping[str, Sequence[tuple[float, float]]], system: str) -> str:
-    """A training's loss over its steps.
+def draw_losses(curves: Mapping[str, Sequence[tuple[float, float]]], system: str, unit: str) -> str:
+    """A training's loss over time.
 
-    curves (Mapping[str, Sequence[tuple[float, float]]]): Steps and losses of each curve; the first
+    curves (Mapping[str, Sequence[tuple[float, float]]]): Times and losses of each curve; the first
         is drawn as a line, the others as lines with dots.
     system (str): What was trained, named as in `COLOURS`.
+    unit (str): What time is counted in, such as "step".
     RETURNS (str): SVG.
     """
     figure, axes = _canvas(4.6, 2.9)
@@ -102,13 +105,15 @@ def draw_losses(curves: Mapping[str, Sequence[tuple[float, float]]], system: str
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, label=name, **style)
     if len(curves) > 1:
         axes.legend(frameon=False, labelcolor=COLOURS["muted"][0])
-    axes.set_xlabel("steps")
+    axes.set_xlabel(unit)
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     return _svg(figure)
 
 
-def draw_frequencies(counts: Mapping[str, int], bands: Sequence[Mapping[str, Any]], system: str) -> str:
+def draw_frequencies(
+    counts: Mapping[str, int], bands: Sequence[Mapping[str, Any]], system: str
+) -> str:
     """How often types occur, by rank (NuNER Figure 4), with the bands of UniversalNER's Table 1.
 
     counts (Mapping[str, int]): Mentions of each type.
@@ -130,19 +135,22 @@ def draw_frequencies(counts: Mapping[str, int], bands: Sequence[Mapping[str, Any
         if not band["types"]:
             continue
         if start:
-            axes.axvline(start + 0.5, color=COLOURS["muted"][0], linewidth=0.9, linestyle=(0, (3, 3)))
+            axes.axvline(
+                start + 0.5, color=COLOURS["muted"][0], linewidth=0.9, linestyle=(0, (3, 3))
+            )
         left, right = max(start + 0.5, axes.get_xlim()[0]), min(end + 0.5, axes.get_xlim()[1])
-        axes.text(
-            (left * right) ** 0.5,
-            top * 0.8,
-            f"{band['band']}\n{band['share']:.0%}",
-            ha="center",
-            va="top",
-            color=COLOURS["muted"][0],
-            fontsize=9.5,
-        )
+        style: dict[str, Any] = {
+            "ha": "center",
+            "va": "top",
+            "color": COLOURS["muted"][0],
+            "fontsize": 9.5,
+        }
+        axes.text((left * right) ** 0.5, top * 0.85, band["band"], **style)
+        axes.text((left * right) ** 0.5, top * 0.5, f"{band['share']:.0%}", **style)
         start = end
     axes.minorticks_off()
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("rank of the type")
     axes.set_ylabel("mentions")
     return _svg(figure)
@@ -155,9 +163,7 @@ def standalone(svg: str) -> str:
     RETURNS (str): With values, on a white ground.
     """
     plain = re.sub(r"var\(--(\w+)\)", lambda match: COLOURS[match[1]][0], svg)
-    return plain.replace(
-        "<svg ", '<svg font-family="sans-serif" style="background: #ffffff" ', 1
-    )
+    return plain.replace("<svg ", '<svg font-family="sans-serif" style="background: #ffffff" ', 1)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -193,6 +199,6 @@ def _svg(figure: Figure) -> str:
     svg = svg[svg.index("<svg") :]
     for name, (light, _) in COLOURS.items():
         svg = svg.replace(light, f"var(--{name})")
-    # Sizes and fonts come from the page.
-    svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg )', r"\1\2", svg, count=1)
-    return re.sub(r"font: ([^;\"]*?)(\d[\d.]*)px [^;\"]*", r"font: \g<1>\g<2>px inherit", svg)
+    # The size and the font are the page's.
+    svg = re.sub(r'^<svg ([^>]*?)width="\S+" height="\S+" ', r"<svg \1", svg)
+    return re.sub(r"font-family: [^;\"]*; ?", "", svg)

@@ -20,6 +20,15 @@ from spacy_universalner.ty import Mention
 # The released UniversalNER evaluator adds this to each denominator.
 RELEASED_EPSILON = 1e-10
 
+OUTCOMES = (
+    "correct",
+    "wrong type",
+    "wrong boundaries",
+    "wrong type and boundaries",
+    "spurious",
+    "missed",
+)
+
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -111,6 +120,34 @@ def count_partial(gold: Iterable[Mention], predicted: Iterable[Mention]) -> Coun
 
 def _keys(mentions: Iterable[Mention]) -> set[tuple[int, int, str]]:
     return {(mention.start, mention.end, mention.label) for mention in mentions}
+
+
+def count_outcomes(gold: Iterable[Mention], predicted: Iterable[Mention]) -> dict[str, int]:
+    """What kinds of mistakes there are, each prediction and each missed entity counted once.
+
+    gold (Iterable[Mention]): The entities of a text.
+    predicted (Iterable[Mention]): What the system found in it.
+    RETURNS (dict[str, int]): How many predictions are of each kind of `OUTCOMES`; "missed" are the
+        entities that no prediction overlaps.
+    """
+    expected, found = _keys(gold), _keys(predicted)
+    counts = dict.fromkeys(OUTCOMES, 0)
+    for start, end, label in found:
+        near = [entity for entity in expected if entity[0] < end and start < entity[1]]
+        if (start, end, label) in expected:
+            counts["correct"] += 1
+        elif any(entity[:2] == (start, end) for entity in near):
+            counts["wrong type"] += 1
+        elif any(entity[2] == label for entity in near):
+            counts["wrong boundaries"] += 1
+        elif near:
+            counts["wrong type and boundaries"] += 1
+        else:
+            counts["spurious"] += 1
+    for start, end, _ in expected:
+        if not any(entity[0] < end and start < entity[1] for entity in found):
+            counts["missed"] += 1
+    return counts
 
 
 def normalize(answer: str) -> str:

@@ -10,6 +10,7 @@ from spacy_universalner.evaluation.metrics import (
     RELEASED_EPSILON,
     Counts,
     bootstrap_interval,
+    count_outcomes,
     count_partial,
     count_spans,
     count_strings,
@@ -49,6 +50,24 @@ def test_partial_match_uses_each_entity_once():
     assert count_partial(GOLD, pieces) == Counts(0.5, 2, 3)
     whole = [Mention(0, 30, "person")]
     assert count_partial(GOLD, whole) == Counts(0.5, 1, 3)
+
+
+def test_mistakes_are_told_apart():
+    predicted = [
+        Mention(0, 5, "person"),
+        Mention(10, 15, "person"),
+        Mention(20, 24, "person"),
+        Mention(25, 32, "city"),
+        Mention(50, 55, "city"),
+    ]
+    assert count_outcomes([*GOLD, Mention(60, 65, "city")], predicted) == {
+        "correct": 1,
+        "wrong type": 1,
+        "wrong boundaries": 1,
+        "wrong type and boundaries": 1,
+        "spurious": 1,
+        "missed": 1,
+    }
 
 
 def test_partial_match_needs_an_overlap():
