@@ -191,7 +191,7 @@ def _folded(text: str, string: str) -> Iterator[tuple[int, int]]:
         yield starts[first], ends[after - 1]
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)
 def _fold(text: str) -> tuple[str, list[int], list[int]]:
     """Fold for comparison: case, accents, quotes, dashes; runs of white space become a space.
 

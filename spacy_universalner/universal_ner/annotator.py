@@ -1,11 +1,11 @@
-"""From what a model has found to the entities of a document."""
+"""From a model's answers to the entities of a document."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from spacy.tokens import Doc, Span
 
@@ -19,8 +19,8 @@ from spacy_universalner.alignment import (
     why_not_found,
 )
 from spacy_universalner.scores import get_score
-from spacy_universalner.ty import Mention
-from spacy_universalner.universal_ner.questions import Found, Refused
+from spacy_universalner.ty import Answer, Mention
+from spacy_universalner.universal_ner.questions import Found, Questions, Refused
 from spacy_universalner.universal_ner.windows import Window
 
 BELOW_THRESHOLD = "below threshold"
@@ -55,33 +55,45 @@ class Annotator:
         self,
         doc: Doc,
         windows: Sequence[Window],
-        found: Sequence[Iterable[Found]],
-        labels: Sequence[str] = (),
-    ) -> list[Refused]:
+        questions: Questions,
+        answers: Sequence[Sequence[Answer]],
+    ) -> dict[str, Any]:
         """Annotate a document.
 
         doc (Doc): The document.
         windows (Sequence[Window]): The windows that the model was asked about.
-        found (Sequence[Iterable[Found]]): What it has found in each.
-        labels (Sequence[str]): The labels in order of preference.
-        RETURNS (list[Refused]): The strings that were not used, and why.
+        questions (Questions): What it was asked.
+        answers (Sequence[Sequence[Answer]]): Its answers about each window.
+        RETURNS (dict[str, Any]): What is told in `doc.user_data`: "rejects", with "label",
+            "item" and "reason" of whatever was not used, "counts" of the reasons, and "errors",
+            with "label" and "error" of each question that got no answer.
         """
         refused: list[Refused] = []
-        located = [
-            list(self._locate(doc.text, window, strings, refused))
-            for window, strings in zip(windows, found, strict=True)
-        ]
-        mentions = list(merge(windows, located, refused, doc.text))
+        located = []
+        for window, group in zip(windows, answers, strict=True):
+            found, rejects = questions.read(group)
+            refused.extend(rejects)
+            located.append(list(self._locate(doc.text, window, found, refused)))
+        mentions = merge(windows, located, refused, doc.text)
         if self.occurrences == "first":
-            mentions = list(_first_of_each(mentions, doc.text))
+            mentions = _first_of_each(mentions, doc.text)
         spans, off_tokens = to_spans(doc, mentions, self.alignment_mode)
         refused.extend(Refused("", reject.item, reject.reason) for reject in off_tokens)
         if self.annotate in ("spans", "both"):
             doc.spans[self.spans_key] = spans
             doc.spans[self.spans_key].attrs["scores"] = [get_score(span) for span in spans]
         if self.annotate in ("ents", "both"):
-            self._set_ents(doc, spans, labels)
-        return refused
+            self._set_ents(doc, spans, questions.labels or ())
+        return {
+            "rejects": [asdict(each) for each in refused],
+            "counts": dict(Counter(each.reason for each in refused)),
+            "errors": [
+                {"label": label, "error": answer.error}
+                for group in answers
+                for label, answer in zip(questions.subjects(), group, strict=True)
+                if answer.error is not None
+            ],
+        }
 
     def _locate(
         self, text: str, window: Window, found: Iterable[Found], refused: list[Refused]
@@ -99,14 +111,14 @@ class Annotator:
             for start, end in places:
                 yield Mention(window.start + start, window.start + end, each.label, each.score)
 
-    def _set_ents(self, doc: Doc, spans: Sequence[Span], labels: Sequence[str]) -> None:
+    def _set_ents(self, doc: Doc, spans: Sequence[Span], labels: Iterable[str]) -> None:
         earlier = list(doc.ents)
         if self.overwrite_ents:
-            chosen = resolve(spans, self.conflict, labels)
+            chosen = resolve(spans, self.conflict, list(labels))
             taken = {i for span in chosen for i in range(span.start, span.end)}
             earlier = [ent for ent in earlier if taken.isdisjoint(range(ent.start, ent.end))]
         else:
-            chosen = resolve(spans, self.conflict, labels, taken=earlier)
+            chosen = resolve(spans, self.conflict, list(labels), taken=earlier)
         doc.set_ents([*earlier, *chosen])
 
 
@@ -142,16 +154,6 @@ def merge(
                     break
             else:
                 yield mention
-
-
-def count(refused: Iterable[Refused]) -> dict[str, int]:
-    """Count refusals by reason."""
-    return dict(Counter(each.reason for each in refused))
-
-
-def records(refused: Iterable[Refused]) -> list[dict[str, str]]:
-    """Refusals as plain data, for `doc.user_data`."""
-    return [asdict(each) for each in refused]
 
 
 def _same(mention: Mention, other: Mention) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,15 +29,18 @@ from spacy_universalner.ty import (
     ModelWithOffsets,
     Prompt,
 )
-from spacy_universalner.universal_ner.annotator import Annotator, count, records
-from spacy_universalner.universal_ner.questions import Questions
+from spacy_universalner.universal_ner.annotator import Annotator
+from spacy_universalner.universal_ner.questions import Questions, asked_for
 from spacy_universalner.universal_ner.serialization import (
     ModelWithWeights,
     has_local_weights,
     pack,
+    save,
     unpack,
 )
-from spacy_universalner.universal_ner.windows import Window, plan_windows
+from spacy_universalner.universal_ner.windows import Window, cover
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL_CONFIG = {
     "@llm_models": "spacy-universalner.HF.v1",
@@ -134,10 +138,8 @@ def make_universal_ner(
     return UniversalNER(
         name,
         cast(LanguageModel, model),
-        labels=labels,
-        template=template,
-        dataset=dataset,
-        annotator=Annotator(
+        Questions(asked_for(labels), template, dataset),
+        Annotator(
             spans_key=name if spans_key is None else spans_key,
             annotate=annotate,
             conflict=conflict,
@@ -179,11 +181,9 @@ class UniversalNER(Pipe):
         self,
         name: str,
         model: LanguageModel,
-        *,
-        labels: Sequence[str] | Mapping[str, str] | None,
-        template: str = "serve",
-        dataset: str | None = None,
+        questions: Questions,
         annotator: Annotator,
+        *,
         max_new_tokens: int | None = None,
         window: int = 512,
         stride: int = 64,
@@ -192,7 +192,13 @@ class UniversalNER(Pipe):
         save_io: bool = False,
         scorer: Callable[..., Any] | None = None,
     ) -> None:
-        """Initialize the component. See `make_universal_ner` for the arguments."""
+        """Initialize the component.
+
+        name (str): The instance name.
+        model (LanguageModel): The model.
+        questions (Questions): What to ask.
+        annotator (Annotator): Where the answers go. For the others see `make_universal_ner`.
+        """
         if not 0 <= stride < window:
             raise ValueError(
                 f"'{name}': stride must be at least 0 and smaller than window, got stride = "
@@ -206,6 +212,7 @@ class UniversalNER(Pipe):
             )
         self.name = name
         self.model = model
+        self.questions = questions
         self.annotator = annotator
         self.window = window
         self.stride = stride
@@ -213,10 +220,10 @@ class UniversalNER(Pipe):
         self.on_error = on_error
         self.save_io = save_io
         self.scorer = scorer
-        self.questions = Questions(_asked(labels), template, dataset)
-        self._initial = self._state()
+        self._initial = self.cfg
+        self._question_tokens: dict[tuple[str, ...], int] = {}
         if max_new_tokens is not None:
-            self.model.max_new_tokens = max_new_tokens  # type: ignore[attr-defined]
+            model.max_new_tokens = max_new_tokens  # type: ignore[attr-defined]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -227,6 +234,24 @@ class UniversalNER(Pipe):
     def label_data(self) -> dict[str, str] | None:
         """From label to what is asked, as `initialize` takes it."""
         return self.questions.labels
+
+    @property
+    def cfg(self) -> dict[str, Any]:
+        """A copy of the settings that may be changed after construction, by setting it anew."""
+        labels = self.questions.labels
+        return {
+            "labels": None if labels is None else dict(labels),
+            "threshold": self.annotator.threshold,
+            "label_thresholds": dict(self.annotator.label_thresholds),
+            "spans_key": self.annotator.spans_key,
+        }
+
+    @cfg.setter
+    def cfg(self, cfg: dict[str, Any]) -> None:
+        self.questions.labels = cfg["labels"]
+        self.annotator.threshold = cfg["threshold"]
+        self.annotator.label_thresholds = cfg["label_thresholds"]
+        self.annotator.spans_key = cfg["spans_key"]
 
     def add_label(self, label: str, asked: str | None = None) -> int:
         """Ask for one more label.
@@ -260,7 +285,7 @@ class UniversalNER(Pipe):
         labels (dict[str, str] | list[str] | None): As in the component's config.
         """
         if labels is not None:
-            self.questions.labels = _asked(labels)
+            self.questions.labels = asked_for(labels)
 
     def __call__(self, doc: Doc) -> Doc:
         """Annotate a document.
@@ -268,8 +293,8 @@ class UniversalNER(Pipe):
         doc (Doc): The document; modified in place.
         RETURNS (Doc): The same.
         """
-        for annotated in self.pipe((doc,), batch_size=1):
-            return annotated
+        for _ in self._annotate([doc]):
+            pass
         return doc
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
@@ -277,80 +302,85 @@ class UniversalNER(Pipe):
 
         stream (Iterable[Doc]): The documents; modified in place.
         batch_size (int): Documents to read ahead, so that the model can batch over them.
-        YIELDS (Doc): The documents, in order.
+        YIELDS (Doc): The documents, in order, each as soon as it is answered.
         """
         for docs in util.minibatch(stream, batch_size):
             yield from self._annotate(docs)
 
     def _annotate(self, docs: Iterable[Doc]) -> Iterator[Doc]:
-        """Ask about all documents at once; if that fails, about each alone to find the culprit."""
-        handle = self.get_error_handler()
+        handle_error = self.get_error_handler()
         tasks = []
         for doc in docs:
             try:
                 tasks.append(self._plan(doc))
             except Exception as error:
-                handle(self.name, self, [doc], error)
-        answers = self._ask([prompts for task in tasks for prompts in task.prompts])
-        together = True
-        for task in tasks:
+                handle_error(self.name, self, [doc], error)
+        for task, answers in zip(tasks, self._answers(tasks), strict=True):
             try:
-                if together:
-                    try:
-                        own = list(islice(answers, len(task.windows)))
-                    except Exception:
-                        if len(tasks) == 1:
-                            raise
-                        together = False
-                if not together:
-                    own = list(self._ask(task.prompts))
-                self._set_annotations(task, own)
+                self._set_annotations(task, answers)
             except Exception as error:
-                handle(self.name, self, [task.doc], error)
+                handle_error(self.name, self, [task.doc], error)
             else:
                 yield task.doc
 
+    def _answers(self, tasks: Sequence[_Task]) -> Iterator[list[list[Answer]] | Exception]:
+        """Ask about all documents together; if that fails, about each of the rest alone, so that
+        one that cannot be answered does not take the others with it."""
+        replies = self._ask([prompts for task in tasks for prompts in task.prompts])
+        for i, task in enumerate(tasks):
+            try:
+                answers = list(islice(replies, len(task.windows)))
+            except Exception as error:
+                if len(tasks) == 1:
+                    yield error
+                else:
+                    yield from chain.from_iterable(self._answers([each]) for each in tasks[i:])
+                return
+            yield answers
+
     def _plan(self, doc: Doc) -> _Task:
-        windows = self._windows(doc)
+        """Decide what to ask: nothing about a blank document."""
+        windows = [] if self.questions.labels == {} else self._windows(doc)
+        if len(windows) > 1:
+            logger.info("%s: asking about a text in %d windows", self.name, len(windows))
         prompts = [self.questions.prompts(doc.text[each.start : each.end]) for each in windows]
         return _Task(doc, windows, prompts)
 
     def _windows(self, doc: Doc) -> list[Window]:
-        """What of the document is asked about at once; nothing of a blank one."""
-        text = doc.text
-        if not text.strip() or self.questions.labels == {}:
-            return []
-        size, offsets = self.window, None
+        """Windows in the model's tokens if it tells them, else in the document's, each of which
+        is taken for up to two of the model's."""
         if isinstance(self.model, ModelWithOffsets):
-            offsets = self.model.token_offsets(text)
-            room = self._room()
-            if room is not None:
-                size = min(size, room)
-        else:
-            offsets = [(token.idx, token.idx + len(token)) for token in doc]
-        if len(offsets) <= size:
-            return [Window(0, len(text))]
-        sentences = [sentence.start_char for sentence in doc.sents] if _has_sentences(doc) else []
-        words = [token.idx for token in doc]
-        return plan_windows(text, offsets, size, min(self.stride, size // 2), sentences, words)
+            offsets = self.model.token_offsets(doc.text)
+            return cover(doc, self._size(1), self.stride, offsets)
+        return cover(doc, self._size(2), self.stride)
 
-    def _room(self) -> int | None:
-        """Tokens of text that fit into the model's context beside question and answer."""
-        model = cast(ModelWithOffsets, self.model)
-        if model.context_length is None:
-            return None
-        frames = {str(prompt) for prompt in self.questions.prompts("")}
-        # The tokenizer may add a token at the start, and text may split differently in a prompt.
-        frame = max((len(model.token_offsets(each)) for each in frames), default=0) + 4
-        answer = getattr(model, "max_new_tokens", 0)
-        room = model.context_length - frame - answer
+    def _size(self, scale: int) -> int:
+        """Tokens in a window that fit into the model's context beside question and answer."""
+        context: int | None = getattr(self.model, "context_length", None)
+        if context is None:
+            return self.window
+        answer = getattr(self.model, "max_new_tokens", None) or 0
+        question = self._longest_question()
+        room = (context - question - answer) // scale
         if room < 1:
             raise ValueError(
-                f"'{self.name}': the longest question ({frame} tokens) and max_new_tokens = "
-                f"{answer} leave no room for text in the model's context of "
-                f"{model.context_length} tokens. Lower max_new_tokens or shorten the definitions."
+                f"'{self.name}': a question of {question} tokens and max_new_tokens = {answer} "
+                f"leave no room for text in the model's context of {context} tokens. Lower "
+                "max_new_tokens or shorten what is asked."
             )
-        return room
+        return min(self.window, room)
+
+    def _longest_question(self) -> int:
+        """Tokens of the longest prompt without its text, and a few more: a text may split
+        differently within a prompt."""
+        prompts = tuple(map(str, self.questions.prompts("")))
+        if prompts not in self._question_tokens:
+            if isinstance(self.model, ModelWithOffsets):
+                tokens = [len(self.model.token_offsets(prompt)) + 8 for prompt in prompts]
+            else:
+                tokens = [2 * len(prompt.split()) for prompt in prompts]
+            self._question_tokens = {prompts: max(tokens)}
+        return self._question_tokens[prompts]
 
     def _ask(self, groups: Sequence[Sequence[Prompt]]) -> Iterator[list[Answer]]:
         """Answer groups of prompts in order, from the cache where it can."""
@@ -369,86 +399,64 @@ class UniversalNER(Pipe):
             new = iter(next(fresh)) if None in values else iter(())
             answers = []
             for key, value in zip(group, values, strict=True):
-                if value is not None:
-                    answers.append(Answer(**json.loads(value)))
-                    continue
-                answer = next(new)
-                if answer.error is None:
+                answer = next(new) if value is None else _read_answer(value)
+                if value is None and answer.error is None:
                     store.put(key, json.dumps(asdict(answer)))
                 answers.append(answer)
             yield answers
 
     def _ask_model(self, groups: Sequence[Sequence[Prompt]]) -> Iterator[list[Answer]]:
-        answered = 0
+        replies: Iterable[list[Answer]]
         if isinstance(self.model, AnsweringModel):
             replies = self.model.answer(groups)
         else:
             responses = self.model(groups) if groups else ()
             replies = ([Answer(str(text)) for text in group] for group in responses)
+        answered = 0
         for prompts, answers in zip(groups, replies, strict=False):
             if len(answers) != len(prompts):
                 raise ValueError(
                     f"'{self.name}': the model gave {len(answers)} answers to {len(prompts)} "
-                    "prompts of a text. It must answer each."
+                    "prompts about a text. It must answer each."
                 )
             answered += 1
             yield answers
         if answered < len(groups):
             raise ValueError(
-                f"'{self.name}': the model answered for {answered} of {len(groups)} texts. It "
-                "must answer for each."
+                f"'{self.name}': the model answered about {answered} of {len(groups)} texts. It "
+                "must answer about each."
             )
 
-    def _set_annotations(self, task: _Task, answers: Sequence[Sequence[Answer]]) -> None:
-        subjects = self.questions.subjects()
-        errors = [
-            {"label": subject, "error": answer.error}
-            for group in answers
-            for subject, answer in zip(subjects, group, strict=True)
-            if answer.error is not None
-        ]
+    def _set_annotations(self, task: _Task, answers: list[list[Answer]] | Exception) -> None:
+        if isinstance(answers, Exception):
+            # A plain spacy-llm model has no other way to say that a request failed.
+            if self.on_error == "raise" or isinstance(self.model, AnsweringModel):
+                raise answers
+            failure = Answer("", error=f"{type(answers).__name__}: {answers}")
+            answers = [[failure] * len(prompts) for prompts in task.prompts]
+        errors = [answer.error for group in answers for answer in group if answer.error]
         if errors and self.on_error == "raise":
-            first = errors[0]
             raise RuntimeError(
-                f"'{self.name}': the model failed on {len(errors)} of "
-                f"{sum(map(len, answers))} questions, first on '{first['label']}': "
-                f'{first["error"]}. Set on_error = "record" to keep what was answered.'
+                f"'{self.name}': no answer to {len(errors)} of {sum(map(len, answers))} questions "
+                f'about a text. The first error: {errors[0]}\nSet on_error = "record" to go on '
+                "with what was answered."
             )
-        found, refused = [], []
-        for group in answers:
-            strings, rejects = self.questions.read(group)
-            found.append(strings)
-            refused.extend(rejects)
-        refused += self.annotator(task.doc, task.windows, found, self.labels)
-        record: dict[str, Any] = {"rejects": records(refused), "counts": count(refused)}
-        record["errors"] = errors
+        record = self.annotator(task.doc, task.windows, self.questions, answers)
         if self.save_io:
             record["io"] = [
-                {"label": subject, "prompt": str(prompt), "answer": answer.text}
+                {"prompt": str(prompt), "answer": answer.text}
                 for prompts, group in zip(task.prompts, answers, strict=True)
-                for subject, prompt, answer in zip(subjects, prompts, group, strict=True)
+                for prompt, answer in zip(prompts, group, strict=True)
             ]
         task.doc.user_data[self.name] = record
 
-    def _state(self) -> dict[str, Any]:
-        """What may be changed after construction."""
-        return {
-            "labels": self.questions.labels and dict(self.questions.labels),
-            "threshold": self.annotator.threshold,
-            "label_thresholds": dict(self.annotator.label_thresholds),
-        }
-
     def _changes(self) -> dict[str, Any]:
-        """What was changed: only that is saved, so that a config can set the rest anew."""
-        return {key: value for key, value in self._state().items() if value != self._initial[key]}
+        """What was changed since construction: only that is saved, so that whoever loads the
+        pipeline can set the rest anew in its config."""
+        return {key: value for key, value in self.cfg.items() if value != self._initial[key]}
 
-    def _apply(self, changes: dict[str, Any]) -> None:
-        if "labels" in changes:
-            self.questions.labels = changes["labels"]
-        self.annotator.threshold = changes.get("threshold", self.annotator.threshold)
-        self.annotator.label_thresholds = changes.get(
-            "label_thresholds", self.annotator.label_thresholds
-        )
+    def _change(self, changes: dict[str, Any]) -> None:
+        self.cfg = self.cfg | changes
 
     def to_bytes(self, *, exclude: Iterable[str] = SimpleFrozenList()) -> bytes:
         """Serialize the component as `to_disk` does.
@@ -472,7 +480,7 @@ class UniversalNER(Pipe):
         RETURNS (UniversalNER): The component.
         """
         deserialize: dict[str, Callable[[Any], Any]] = {
-            "cfg": lambda data: self._apply(srsly.json_loads(data))
+            "cfg": lambda data: self._change(srsly.json_loads(data))
         }
         if isinstance(self.model, ModelWithWeights):
             load = self.model.load_weights
@@ -493,7 +501,8 @@ class UniversalNER(Pipe):
             "cfg": lambda p: srsly.write_json(p, self._changes())
         }
         if isinstance(self.model, ModelWithWeights) and has_local_weights(self.model):
-            serialize["model"] = self.model.save_weights
+            model = self.model
+            serialize["model"] = lambda p: save(model, p)
         util.to_disk(path, serialize, exclude)
 
     def from_disk(
@@ -506,7 +515,7 @@ class UniversalNER(Pipe):
         RETURNS (UniversalNER): The component.
         """
         deserialize: dict[str, Callable[[Path], Any]] = {
-            "cfg": lambda p: self._apply(srsly.read_json(p))
+            "cfg": lambda p: self._change(srsly.read_json(p))
         }
         if isinstance(self.model, ModelWithWeights):
             load = self.model.load_weights
@@ -515,12 +524,9 @@ class UniversalNER(Pipe):
         return self
 
 
-def _asked(labels: Sequence[str] | Mapping[str, str] | None) -> dict[str, str] | None:
-    """From label to what is asked: for a list the labels themselves."""
-    if labels is None:
-        return None
-    return dict(labels) if isinstance(labels, Mapping) else {label: label for label in labels}
-
-
-def _has_sentences(doc: Doc) -> bool:
-    return bool(doc.has_annotation("SENT_START"))
+def _read_answer(value: str) -> Answer:
+    """An answer as the cache holds it."""
+    fields = json.loads(value)
+    return Answer(
+        **{**fields, "ends": tuple(fields["ends"]), "logprobs": tuple(fields["logprobs"])}
+    )

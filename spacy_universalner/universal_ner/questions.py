@@ -105,3 +105,14 @@ class Questions:
                 rejects.append(Reject(item.text, NOT_ASKED))
             found.extend(Found(label, item.text, item_score(item, answer)) for label in labels)
         return found, rejects
+
+
+def asked_for(labels: Sequence[str] | Mapping[str, str] | None) -> dict[str, str] | None:
+    """From label to what is asked: for a list the labels themselves.
+
+    labels (Sequence[str] | Mapping[str, str] | None): As in the component's config.
+    RETURNS (dict[str, str] | None): A copy; None for discovery.
+    """
+    if labels is None:
+        return None
+    return dict(labels) if isinstance(labels, Mapping) else {label: label for label in labels}

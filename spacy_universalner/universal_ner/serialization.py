@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -38,6 +40,25 @@ def has_local_weights(model: ModelWithWeights) -> bool:
     return any(name is not None and Path(name).is_dir() for name in names)
 
 
+def save(model: ModelWithWeights, folder: Path) -> None:
+    """Write a model's weights into a folder.
+
+    model (ModelWithWeights): The model. Files of a local folder are copied as they are, so that
+        the copy has the same identity; only an adapter has to be merged first.
+    folder (Path): Where to. If the weights are there already, nothing happens.
+    """
+    if model.source.adapter is not None:
+        model.save_weights(folder)
+        return
+    origin = Path(resolve(model.source.name))
+    if origin.resolve() == folder.resolve():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in origin.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+
+
 def pack(model: ModelWithWeights) -> dict[str, list[bytes]]:
     """Turn a model's weights into bytes.
 
@@ -45,7 +66,7 @@ def pack(model: ModelWithWeights) -> dict[str, list[bytes]]:
     RETURNS (dict[str, list[bytes]]): From file name to contents, in pieces.
     """
     with tempfile.TemporaryDirectory() as folder:
-        model.save_weights(Path(folder))
+        save(model, Path(folder))
         return {path.name: _read(path) for path in sorted(Path(folder).iterdir())}
 
 
@@ -53,13 +74,27 @@ def unpack(files: dict[str, list[bytes]]) -> Path:
     """Turn bytes into a folder of weights.
 
     files (dict[str, list[bytes]]): What `pack` has returned.
-    RETURNS (Path): A folder that is deleted when this process ends.
+    RETURNS (Path): A folder that is deleted when this process ends; the same for the same files,
+        so that they are loaded once.
     """
+    digest = hashlib.sha256()
+    for name, pieces in sorted(files.items()):
+        digest.update(name.encode("utf8") + b"\0")
+        for piece in pieces:
+            digest.update(piece)
+    folder = _scratch() / digest.hexdigest()
+    if not folder.exists():
+        folder.mkdir()
+        for name, pieces in files.items():
+            with (folder / name).open("wb") as file:
+                file.writelines(pieces)
+    return folder
+
+
+@cache
+def _scratch() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="universal_ner-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, pieces in files.items():
-        with (folder / name).open("wb") as file:
-            file.writelines(pieces)
     return folder
 
 

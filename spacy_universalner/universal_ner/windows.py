@@ -6,6 +6,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spacy.tokens import Doc
+
 
 @dataclass(frozen=True)
 class Window:
@@ -21,6 +23,30 @@ class Window:
     end: int
     cut_start: bool = False
     cut_end: bool = False
+
+
+def cover(
+    doc: Doc, size: int, stride: int, offsets: Sequence[tuple[int, int]] | None = None
+) -> list[Window]:
+    """Cover a document with windows, between its sentences and words where that is possible.
+
+    doc (Doc): The document.
+    size (int): Tokens in a window, at most.
+    stride (int): Tokens that neighbours share, at most; less than half a window in any case.
+    offsets (Sequence[tuple[int, int]] | None): Character offsets of the tokens that are counted;
+        None for the document's own.
+    RETURNS (list[Window]): See `plan_windows`; none for a blank document.
+    """
+    if not doc.text.strip():
+        return []
+    if offsets is None:
+        offsets = [(token.idx, token.idx + len(token)) for token in doc]
+    if len(offsets) <= size:
+        return [Window(0, len(doc.text))]
+    has_sentences = doc.has_annotation("SENT_START")
+    sentences = [sentence.start_char for sentence in doc.sents] if has_sentences else []
+    words = [token.idx for token in doc]
+    return plan_windows(doc.text, offsets, size, min(stride, (size - 1) // 2), sentences, words)
 
 
 def plan_windows(
