@@ -8,6 +8,7 @@ The initial weights are large so that greedy answers vary from prompt to prompt.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -71,7 +72,26 @@ def byte_level_tokenizer(end: str = "<|endoftext|>") -> Tokenizer:
 
 def sentencepiece_like_tokenizer() -> Tokenizer:
     """BPE over text whose spaces are "▁", with byte fallback, as Llama 1 and 2 have it."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    trained = Tokenizer(models.BPE())
+    # Words apart, or merges would cross them.
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
+    trained.train_from_iterator(TEXTS, trainer)
+    model = json.loads(trained.to_str())["model"]
+    vocabulary = model["vocab"]
+    for byte in range(256):
+        vocabulary[f"<0x{byte:02X}>"] = len(vocabulary)
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocabulary,
+            [tuple(merge) for merge in model["merges"]],
+            byte_fallback=True,
+            unk_token="<unk>",
+            fuse_unk=True,
+        )
+    )
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
@@ -83,17 +103,6 @@ def sentencepiece_like_tokenizer() -> Tokenizer:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    # Without a pre-tokenizer merges would cross words: train on words, keep the merges.
-    words = [f"▁{word}" for text in TEXTS for word in text.split(" ")]
-    trainer = trainers.BpeTrainer(
-        vocab_size=700,
-        special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))],
-        initial_alphabet=["▁"],
-        show_progress=False,
-    )
-    normalizer, tokenizer.normalizer = tokenizer.normalizer, normalizers.NFC()
-    tokenizer.train_from_iterator(words, trainer)
-    tokenizer.normalizer = normalizer
     return tokenizer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from spacy_universalner.universal_ner.models.decoding import (
     Listener,
     Written,
 )
-from spacy_universalner.universal_ner.models.spelling import spell
+from spacy_universalner.universal_ner.models.spelling import is_lossy, respell, spell
 from spacy_universalner.universal_ner.models.weights import (
     Source,
     fingerprint,
@@ -190,10 +191,18 @@ class HFModel:
     def save_weights(self, folder: Path | str) -> None:
         """Write configuration, weights and tokenizer, with an adapter merged into the weights.
 
-        folder (Path | str): Where to.
+        folder (Path | str): Where to; made if it does not exist.
         """
-        load_model(self.source).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        folder, given = Path(folder), Path(self.source.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if given.is_dir() and self.source.adapter is None:
+            # As they are, whatever precision they are held in here.
+            for path in given.iterdir():
+                if path.is_file():
+                    shutil.copy2(path, folder)
+        else:
+            load_model(self.source).save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
     def load_weights(self, folder: Path | str) -> None:
         """Take the weights from a folder from now on.
@@ -249,7 +258,10 @@ class HFModel:
 
     def _read(self, prompt: str, written: Written) -> Answer:
         """Turn tokens into an answer that ends where its list closes."""
-        text, ends = spell(self.tokenizer, written.ids)
+        if isinstance(prompt, Prompt) and is_lossy(self.tokenizer):
+            text, ends = respell(self.tokenizer, written.ids, prompt.source)
+        else:
+            text, ends = spell(self.tokenizer, written.ids)
         close = find_close(text) if isinstance(prompt, Prompt) else None
         if close is not None:
             tokens = bisect_left(ends, close) + 1

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from spacy_universalner.universal_ner.tokenization import encode_plain
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -18,7 +22,8 @@ def spell(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, 
         character. Of several tokens that make up one character the last one has it.
     """
     decode = tokenizer.backend_tokenizer.decode
-    text, ends = "", []
+    text = ""
+    ends: list[int] = []
     # What a token adds depends on those before it (spaces, bytes of one character), but only on
     # the last ones: decode from the last but one place at which the characters were whole.
     before, start, whole = "", 0, 0
@@ -30,3 +35,96 @@ def spell(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, 
             before = decode(ids[start:whole], skip_special_tokens=True)
         ends.append(len(text))
     return text, ends
+
+
+def respell(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], source: str
+) -> tuple[str, list[int]]:
+    """Write tokens as text, with the listed strings spelled as they stand in the source.
+
+    For tokenizers that lower-case or forget spaces (see `is_lossy`): a list's strings are looked
+    up in the source by their tokens, so that the answer has the characters the model has read.
+
+    tokenizer (PreTrainedTokenizerBase): A fast tokenizer.
+    ids (Sequence[int]): The tokens of an answer.
+    source (str): The text that the answer is about.
+    RETURNS (tuple[str, list[int]]): As `spell` does.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(ids))
+    read = list(encode_plain(tokenizer, source))
+    text = ""
+    ends: list[int] = []
+    for quoted, start, end in _segments(tokens):
+        # In a quoted string a backslash is no character but says that the next one is.
+        escapes = [quoted and token == "\\" for token in tokens[start:end]]
+        for i in range(1, len(escapes)):
+            escapes[i] = escapes[i] and not escapes[i - 1]
+        kept = [id for id, escape in zip(ids[start:end], escapes, strict=True) if not escape]
+        match = _find(read, kept, source) if quoted else None
+        if match is None:
+            written, places = spell(tokenizer, kept)
+            if quoted:
+                places = [len(_escape(written[:place])) for place in places]
+                written = _escape(written)
+        else:
+            first = match[0][0]
+            written = _escape(source[first : match[-1][1]])
+            places = [len(_escape(source[first:last])) for _, last in match]
+        place = iter(places)
+        for escape in escapes:
+            ends.append((ends[-1] if ends else 0) if escape else len(text) + next(place))
+        text += written
+    return text, ends
+
+
+@lru_cache(maxsize=8)
+def is_lossy(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Find out whether a tokenizer forgets case or spaces.
+
+    tokenizer (PreTrainedTokenizerBase): A fast tokenizer.
+    RETURNS (bool): Whether a text cannot be read back from its tokens.
+    """
+    sample = "Ab-c d"
+    ids = [token for token, _, _ in encode_plain(tokenizer, sample)]
+    return spell(tokenizer, ids)[0].strip() != sample
+
+
+def _segments(tokens: Sequence[str]) -> Iterator[tuple[bool, int, int]]:
+    """Cut an answer into what is inside of quotes and what is not, which has the quotes."""
+    start, quoted, escaped = 0, False, False
+    for i, token in enumerate(tokens):
+        escaped = quoted and not escaped and i > start and tokens[i - 1] == "\\"
+        if token == '"' and not escaped:
+            end = i if quoted else i + 1
+            if start < end:
+                yield quoted, start, end
+            start, quoted = end, not quoted
+    if start < len(tokens):
+        yield quoted, start, len(tokens)
+
+
+def _find(
+    read: Sequence[tuple[int, int, int]], ids: Sequence[int], source: str
+) -> list[tuple[int, int]] | None:
+    """Find a string's tokens among those of the source, as whole words if they stand so.
+
+    RETURNS (list[tuple[int, int]] | None): For each token, its characters' offsets in the source.
+    """
+    found = None
+    for i in range(len(read) - len(ids) + 1):
+        if all(read[i + k][0] == id for k, id in enumerate(ids)):
+            match = [(first, last) for _, first, last in read[i : i + len(ids)]]
+            start, end = match[0][0], match[-1][1]
+            if not (_joined(source, start) or _joined(source, end)):
+                return match
+            found = found or match
+    return found
+
+
+def _joined(text: str, offset: int) -> bool:
+    """RETURNS (bool): Whether a word goes on across an offset."""
+    return text[offset - 1 : offset].isalnum() and text[offset : offset + 1].isalnum()
+
+
+def _escape(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
