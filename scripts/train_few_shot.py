@@ -6,6 +6,7 @@ stands at the end is the result. Every encoder gets the same settings, those of 
 
 from __future__ import annotations
 
+from io import StringIO
 from math import ceil
 from pathlib import Path
 from typing import Annotated
@@ -22,21 +23,21 @@ from wasabi import msg
 
 def main(
     config_path: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
-    output: Annotated[Path, typer.Argument(file_okay=False)],
+    output: Annotated[Path, typer.Argument(file_okay=False, help="Folder of all encoders' runs")],
     encoder: Annotated[list[str], typer.Option(help="NAME=ENCODER, once for each encoder")],
-    samples: Annotated[Path, typer.Option(exists=True, file_okay=False)] = Path("corpus"),
-    k: Annotated[int, typer.Option(min=1)] = 8,
-    seeds: Annotated[int, typer.Option(min=1)] = 3,
-    epochs: Annotated[int, typer.Option(min=1)] = 30,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    gpu_id: int = -1,
+    samples: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of gold_kK_seedS.spacy")
+    ] = Path("corpus"),
+    k: Annotated[int, typer.Option(min=1, help="Examples of each type in a sample")] = 8,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of samples")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over a sample")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences of a batch")] = 8,
+    gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
-    """Train on SAMPLES/gold_k{k}_seed{i}.spacy into OUTPUT/{name}/k{k}_seed{i}/model-last."""
+    """Train every encoder on every sample: OUTPUT/{name}/few-shot/k{k}_seed{i}/model-last."""
     setup_gpu(gpu_id, silent=True)
-    runs = [(pair.partition("="), seed) for pair in encoder for seed in range(seeds)]
-    for (name, _, path), seed in tqdm(runs, desc="Few-shot runs", unit="run"):
-        if not path:
-            raise typer.BadParameter(f"--encoder {name}: expected NAME=ENCODER.")
+    runs = [(*parse_encoder(pair), seed) for pair in encoder for seed in range(seeds)]
+    for name, path, seed in tqdm(runs, desc="Few-shot runs", unit="run"):
         run = f"k{k}_seed{seed}"
         sample = samples / f"gold_{run}.spacy"
         steps = epochs * ceil(len(DocBin().from_disk(sample)) / batch_size)
@@ -55,9 +56,18 @@ def main(
         }
         config = util.load_config(config_path, overrides=overrides, interpolate=False)
         nlp = init_nlp(config, use_gpu=gpu_id)
-        with msg.no_print():
-            train(nlp, output / name / run, use_gpu=gpu_id)
+        # Without a folder to write to there are no checkpoints to choose from.
+        train(nlp, use_gpu=gpu_id, stdout=StringIO(), stderr=StringIO())
+        nlp.to_disk(output / name / "few-shot" / run / "model-last")
     msg.good(f"Trained {len(runs)} pipelines", output)
+
+
+def parse_encoder(pair: str) -> tuple[str, str]:
+    """Split NAME=ENCODER."""
+    name, _, path = pair.partition("=")
+    if not (name and path):
+        raise typer.BadParameter(f"{pair!r}, expected NAME=ENCODER", param_hint="--encoder")
+    return name, path
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from spacy.tokens import Doc
 from thinc.api import Dropout, Linear, Model, Relu, chain, with_array
@@ -33,7 +33,7 @@ def build_nuner_token_classifier_v1(
     layers = [Dropout(dropout), output]
     if head == "mlp":
         layers = [Dropout(dropout), Relu(nO=hidden_size), *layers]
-    model = chain(tok2vec, with_array(chain(*layers)))
+    model: Model[list[Doc], list[Floats2d]] = chain(tok2vec, with_array(chain(*layers)))
     model.attrs["scheme"] = scheme
     model.attrs["resize_output"] = resize_output
     model.set_ref("tok2vec", tok2vec)
@@ -55,10 +55,10 @@ def resize_output(
         return model
     width, known = old.get_dim("nI"), old.get_dim("nO")
     new: Model[Floats2d, Floats2d] = Linear(nO=n_classes, nI=width)
-    weights, bias = new.ops.alloc2f(n_classes, width), new.ops.alloc1f(n_classes)
-    weights[:known], bias[:known] = old.get_param("W"), old.get_param("b")
-    new.set_param("W", weights)
-    new.set_param("b", bias)
+    for name, shape in (("W", (n_classes, width)), ("b", (n_classes,))):
+        parameter: Any = new.ops.alloc_f(shape)
+        parameter[:known] = old.get_param(name)
+        new.set_param(name, parameter)
     model.replace_node(old, new)
     for node in model.walk():
         if node.has_dim("nO") and new in node.walk():

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from spacy.language import Language
@@ -295,8 +295,9 @@ class NuNER(TrainablePipe):
         if self._rehearsal_model is None or not any(map(len, docs)):
             return losses
         scores, backprop = self.model.begin_update(docs)
-        targets = self.model.ops.flatten(self._rehearsal_model.predict(docs))
-        loss, d_scores = self._cross_entropy(scores, self.model.ops.softmax(targets))
+        teacher = self.model.ops.flatten(self._rehearsal_model.predict(docs))
+        weights = np.ones(len(teacher), dtype="float32")
+        loss, d_scores = self._cross_entropy(scores, self.model.ops.softmax(teacher), weights)
         backprop(d_scores)
         if sgd:
             self.finish_update(sgd)
@@ -318,8 +319,10 @@ class NuNER(TrainablePipe):
         targets = np.zeros((len(classes), self._n_classes), dtype="float32")
         targets[known] = self.label_smoothing / self._n_classes
         targets[known, classes[known]] += 1.0 - self.label_smoothing
-        weights = np.where(known, self._weights()[classes], 0.0)
-        return self._cross_entropy(scores, targets, weights)
+        weights = np.where(known, self._class_weights()[classes], np.float32(0.0))
+        return self._cross_entropy(
+            scores, self.model.ops.asarray2f(cast(Floats2d, targets)), weights
+        )
 
     def _gold_classes(self, example: Example) -> viterbi.Ints:
         """The class of each token, MISSING where it is not annotated."""
@@ -338,7 +341,7 @@ class NuNER(TrainablePipe):
                 classes.append(viterbi.inside_class(index[label], self.scheme))
         return np.asarray(classes, dtype=np.int64)
 
-    def _weights(self) -> viterbi.Floats:
+    def _class_weights(self) -> viterbi.Floats:
         """The weight of each class in the loss."""
         unknown = self.class_weights.keys() - {"O", *self.labels}
         if unknown:
@@ -354,17 +357,15 @@ class NuNER(TrainablePipe):
         return weights
 
     def _cross_entropy(
-        self, scores: list[Floats2d], targets: Floats2d, weights: viterbi.Floats | None = None
+        self, scores: list[Floats2d], targets: Floats2d, weights: viterbi.Floats
     ) -> tuple[float, list[Floats2d]]:
         """Cross-entropy of logits and target probabilities, as a weighted mean over tokens."""
         ops = self.model.ops
         probs = ops.softmax(ops.flatten(scores))
-        targets = ops.asarray2f(targets)
-        share = ops.asarray1f(weights if weights is not None else np.ones(len(probs)))
-        share = (share / max(float(share.sum()), 1e-8)).reshape(-1, 1)
-        loss = -(targets * ops.xp.log(probs + 1e-12) * share).sum()
+        share = ops.asarray2f((weights / max(weights.sum(), 1e-8)).reshape(-1, 1))
+        loss = float(-(targets * ops.xp.log(probs + 1e-12) * share).sum())
         gradient = (probs - targets) * share
-        return float(loss), ops.unflatten(gradient, ops.asarray1i([len(s) for s in scores]))
+        return loss, ops.unflatten(gradient, ops.asarray1i([len(s) for s in scores]))
 
 
 def _by_words(docs: Iterable[Doc]) -> Iterator[list[Doc]]:

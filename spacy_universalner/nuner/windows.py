@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from spacy.attrs import IDX, LENGTH, SENT_START
 from spacy.tokens import Doc
 from tokenizers import Tokenizer
+from torch import Tensor
 
 Ints = NDArray[np.int64]
 
@@ -53,6 +55,22 @@ class Pieces:
     first: Ints
     last: Ints
     sentences: Ints
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes through the encoder for a list of documents.
+
+    inputs (list[tuple[Tensor, Tensor]]): Ids and attention mask of each batch of windows, shape
+        (n_windows, length) each.
+    rows (Tensor): Which rows of the flattened hidden states of all batches belong to the tokens,
+        one token after the other.
+    offsets (Tensor): For each token where in `rows` its own begin, shape (n_tokens,).
+    """
+
+    inputs: list[tuple[Tensor, Tensor]]
+    rows: Tensor
+    offsets: Tensor
 
 
 def tokenize(docs: Sequence[Doc], tokenizer: Tokenizer) -> list[Pieces]:
@@ -131,3 +149,50 @@ def batch_windows(windows: Sequence[Window], batch_tokens: int) -> Iterator[list
         batch.append(window)
     if batch:
         yield batch
+
+
+def collate(
+    pieces: Sequence[Pieces],
+    batches: Sequence[Sequence[Window]],
+    frame: tuple[list[int], list[int]],
+    pad: int,
+    device: torch.device,
+) -> Batch:
+    """Lay windows out as tensors, and say in which rows of the result each token's vectors are.
+
+    pieces (Sequence[Pieces]): The documents' wordpieces.
+    batches (Sequence[Sequence[Window]]): Their windows, batched.
+    frame (tuple[list[int], list[int]]): Special tokens before and after each window.
+    pad (int): Id of the padding.
+    device (torch.device): Where the tensors go.
+    RETURNS (Batch): The encoder's input.
+    """
+    prefix, suffix = frame
+    piece_starts = np.cumsum([0, *(len(doc.ids) for doc in pieces)])
+    piece_rows = np.zeros(piece_starts[-1], dtype=np.int64)
+    inputs = []
+    n_rows = 0
+    for batch in batches:
+        length = max(map(len, batch)) + len(prefix) + len(suffix)
+        ids = np.full((len(batch), length), pad, dtype=np.int64)
+        mask = np.zeros((len(batch), length), dtype=np.int64)
+        for i, window in enumerate(batch):
+            row = [*prefix, *pieces[window.doc].ids[window.start : window.end], *suffix]
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+            base = piece_starts[window.doc]
+            core = np.arange(window.core_start, window.core_end)
+            piece_rows[base + core] = n_rows + i * length + len(prefix) + core - window.start
+        inputs.append((torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
+        n_rows += ids.size
+    counts = np.concatenate([doc.last - doc.first for doc in pieces])
+    firsts = np.concatenate(
+        [doc.first + base for doc, base in zip(pieces, piece_starts, strict=False)]
+    )
+    offsets = np.cumsum(counts) - counts
+    spread = np.arange(counts.sum()) + np.repeat(firsts - offsets, counts)
+    return Batch(
+        inputs,
+        torch.from_numpy(piece_rows[spread]).to(device),
+        torch.from_numpy(offsets).to(device),
+    )
