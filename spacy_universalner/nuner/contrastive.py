@@ -1,0 +1,190 @@
+"""Contrastive pre-training (NuNER 3.2, Figure 5): the two encoders and the loss.
+
+One encoder turns a text into a vector a token, the other a concept's name into one vector. Their
+dot product says whether the token is an instance of the concept. A batch is asked for all the
+concepts that stand somewhere in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from .batches import ContrastiveBatch, Rows
+
+Pooling = Literal["mean", "first"]
+
+
+def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
+    """The transformer layers of an encoder, bottom first.
+
+    encoder (PreTrainedModel): What `AutoModel` loads.
+    RETURNS (nn.ModuleList): As many modules as the encoder's config says it has layers.
+    RAISES (ValueError): No such list is found.
+    """
+    number = encoder.config.num_hidden_layers
+    for module in encoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == number:
+            return module
+    raise ValueError(
+        f"{type(encoder).__name__} has no list of {number} layers, so its bottom cannot be "
+        "frozen. Set frozen = 0.0, or choose an encoder built like BERT."
+    )
+
+
+def freeze_bottom(encoder: PreTrainedModel, fraction: float) -> int:
+    """Exclude the embeddings and the bottom layers from training (NuNER 3.3: the bottom half).
+
+    encoder (PreTrainedModel): Changed in place.
+    fraction (float): Share of the layers in [0, 1], rounded down; 0 leaves the embeddings free
+        as well.
+    RETURNS (int): How many layers are frozen.
+    """
+    layers = find_layers(encoder)
+    number = int(fraction * len(layers))
+    if number:
+        above = {id(parameter) for parameter in layers[number:].parameters()}
+        for parameter in encoder.parameters():
+            parameter.requires_grad_(id(parameter) in above)
+    return number
+
+
+@torch.no_grad()
+def bottom_states(encoder: PreTrainedModel, number: int, rows: Rows) -> list[Tensor]:
+    """Compute what the frozen bottom hands to the layers above it.
+
+    encoder (PreTrainedModel): A whole encoder, in evaluation mode.
+    number (int): How many layers the bottom has.
+    rows (Rows): Token ids.
+    RETURNS (list[Tensor]): Hidden states of each row (its length without padding x width).
+    """
+    # One layer too many: what comes after the last may differ from what comes between layers.
+    with _layers(encoder, slice(number + 1)):
+        output = encoder(input_ids=rows.values, attention_mask=rows.mask, output_hidden_states=True)
+    states = output.hidden_states[number]
+    return [row[mask.bool()].clone() for row, mask in zip(states, rows.mask, strict=True)]
+
+
+@contextmanager
+def without_bottom(encoder: PreTrainedModel, number: int) -> Iterator[None]:
+    """Within the context the encoder takes the `bottom_states` as `inputs_embeds`.
+
+    Frozen layers give the same output for a text in every epoch, so computing it once is enough.
+    Works for encoders that hand `inputs_embeds` to a module named `embeddings`, as BERT, RoBERTa,
+    DistilBERT, MPNet, DeBERTa and ModernBERT do.
+
+    encoder (PreTrainedModel): Whole again after the context.
+    number (int): How many layers the bottom has.
+    """
+    embeddings = encoder.embeddings
+    encoder.embeddings = _Given()
+    try:
+        with _layers(encoder, slice(number, None)):
+            yield
+    finally:
+        encoder.embeddings = embeddings
+
+
+@contextmanager
+def _layers(encoder: PreTrainedModel, which: slice) -> Iterator[None]:
+    """Leave only some layers in an encoder."""
+    layers = find_layers(encoder)
+    everything = layers._modules
+    kept = list(everything.values())[which]
+    layers._modules = {str(index): layer for index, layer in enumerate(kept)}
+    try:
+        yield
+    finally:
+        layers._modules = everything
+
+
+class _Given(nn.Module):
+    """Stands in for the embeddings: hands on what it is given."""
+
+    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> Tensor:
+        return inputs_embeds
+
+
+class ContrastiveModel(nn.Module):
+    """The training network of Figure 5.
+
+    text_encoder (PreTrainedModel): NuNER itself.
+    concept_encoder (PreTrainedModel): A second, separate encoder.
+    pooling (Pooling): How a concept's tokens become one vector: their "mean" or the "first".
+    temperature (float): What the dot products are divided by.
+    """
+
+    def __init__(
+        self,
+        text_encoder: PreTrainedModel,
+        concept_encoder: PreTrainedModel,
+        *,
+        pooling: Pooling = "mean",
+        temperature: float = 5.0,
+    ) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.concept_encoder = concept_encoder
+        self.pooling = pooling
+        self.temperature = temperature
+
+    def forward(self, batch: ContrastiveBatch) -> Tensor:
+        """RETURNS (Tensor): Sum of the binary cross-entropy over tokens x concepts."""
+        states = encode(self.text_encoder, batch.texts)
+        tokens = states[batch.texts.mask.bool()].float()
+        concepts = torch.cat([self.encode_concepts(group) for group in batch.concepts])
+        with torch.autocast(tokens.device.type, enabled=False):
+            logits = tokens @ concepts.T / self.temperature
+        return binary_cross_entropy(logits, batch.tokens, batch.columns)
+
+    def train(self, mode: bool = True) -> ContrastiveModel:
+        """As in any module, but what is frozen stays in evaluation mode: no dropout there."""
+        super().train(mode)
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+        return self
+
+    def encode_concepts(self, concepts: Rows) -> Tensor:
+        """Turn concepts' names into vectors.
+
+        concepts (Rows): Their tokens.
+        RETURNS (Tensor): One float32 vector a concept (concepts x width).
+        """
+        states = encode(self.concept_encoder, concepts).float()
+        if self.pooling == "first":
+            return states[:, 0]
+        mask = concepts.mask.unsqueeze(-1)
+        return (states * mask).sum(1) / mask.sum(1)
+
+
+def encode(encoder: PreTrainedModel, rows: Rows) -> Tensor:
+    """Run an encoder on token ids, or on hidden states within `without_bottom`.
+
+    encoder (PreTrainedModel): The encoder.
+    rows (Rows): Its input.
+    RETURNS (Tensor): The last hidden states (rows x length x width).
+    """
+    name = "inputs_embeds" if rows.values.is_floating_point() else "input_ids"
+    states: Tensor = encoder(**{name: rows.values}, attention_mask=rows.mask).last_hidden_state
+    return states
+
+
+def binary_cross_entropy(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Binary cross-entropy against a target array given by the places of its ones, summed.
+
+    BCE(x, y) = softplus(x) - x * y, so the zeros need no array.
+
+    logits (Tensor): Two dimensions.
+    rows (Tensor): Row of each one of the target array; each place is named once.
+    columns (Tensor): Its column.
+    RETURNS (Tensor): A scalar.
+    """
+    return F.softplus(logits).sum() - logits[rows, columns].sum()

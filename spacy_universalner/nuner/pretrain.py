@@ -1,0 +1,484 @@
+"""Pre-training an encoder on annotated text (NuNER 3.2 and 3.3): settings, loop and export."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from thinc.api import Config
+from torch import Tensor
+from tqdm import tqdm
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    get_linear_schedule_with_warmup,
+)
+
+from ..pretrained import resolve, unavailable
+from ..ty import Passage
+from .batches import Collator, Rows, plan_batches, tokenize_passage
+from .contrastive import (
+    ContrastiveModel,
+    Pooling,
+    bottom_states,
+    freeze_bottom,
+    without_bottom,
+)
+
+PRECISIONS = ("float32", "bfloat16")
+CACHE_ROWS = 64
+METRICS_FILE = "pretraining.json"
+CONCEPT_ENCODER = "concept-encoder"
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Section [pretraining] of a settings file. The defaults are the paper's (3.3).
+
+    encoder (str): What both encoders start from: "embedded", a folder or a hub id.
+    seed (int): Decides split, order and dropout.
+    dev_fraction (float): Share of the passages held out for the validation loss.
+    max_length (int): Tokens of a passage at most.
+    epochs (int): Passes over the training passages.
+    batch_size (int): Passages a batch, over all processes.
+    learning_rate (float): At the end of the warm-up; falls linearly to zero.
+    warmup (float): Share of the steps over which it rises.
+    beta1 (float), beta2 (float), eps (float), weight_decay (float): Of AdamW.
+    frozen (float): Share of the text encoder's layers that stay as they are, from the bottom.
+    concept_frozen (float): The same for the concept encoder; the paper does not freeze it.
+    pooling (str): "mean" over a concept's tokens or the "first" token; not stated in the paper.
+        The mean is what short names are usually pooled by.
+    temperature (float): What the dot products are divided by; 1 turns it off.
+    max_concepts (int): Concepts a batch at most, drawn at random; 0 for all.
+    dropout (bool): Use the encoders' own dropout in the layers that are trained.
+    precision (str): "float32" or "bfloat16" (autocast).
+    cache_frozen (bool): Compute the frozen layers once and keep their output in memory: 2 or 4
+        bytes x width for each token of the corpus.
+    """
+
+    encoder: str = "roberta-base"
+    seed: int = 0
+    dev_fraction: float = 0.1
+    max_length: int = 512
+    epochs: int = 10
+    batch_size: int = 48
+    learning_rate: float = 3e-5
+    warmup: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    frozen: float = 0.5
+    concept_frozen: float = 0.0
+    pooling: Pooling = "mean"
+    temperature: float = 5.0
+    max_concepts: int = 0
+    dropout: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+    cache_frozen: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("pooling", get_args(Pooling)), ("precision", PRECISIONS)):
+            if getattr(self, name) not in kinds:
+                self._refuse(name, " or ".join(f"'{kind}'" for kind in kinds))
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                self._refuse(name, "at least 1")
+        for name in ("learning_rate", "temperature"):
+            if getattr(self, name) <= 0:
+                self._refuse(name, "more than 0")
+        for name in ("dev_fraction", "warmup", "frozen", "concept_frozen"):
+            if not 0 <= getattr(self, name) < 1:
+                self._refuse(name, "at least 0 and less than 1")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        value = getattr(self, name)
+        raise ValueError(f"[pretraining] {name} = {value!r} is not possible: expected {expected}.")
+
+
+def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> PretrainSettings:
+    """Read and check a .cfg file.
+
+    path (Path): The file, with one section [pretraining].
+    overrides (dict[str, Any] | None): Values by dotted name, such as "pretraining.epochs".
+    RETURNS (PretrainSettings): The settings; what the file leaves out is the paper's.
+    RAISES (ValueError): A section, a setting or a value is not possible.
+    """
+    config = Config().from_disk(path, overrides=overrides or {})
+    if set(config) != {"pretraining"}:
+        raise ValueError(f"{path} has the sections {sorted(config)}, expected one: [pretraining].")
+    known = {field.name: field.default for field in fields(PretrainSettings)}
+    values = dict(config["pretraining"])
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(
+                f"[pretraining] in {path} has no setting '{name}'. Known settings: "
+                f"{', '.join(known)}."
+            )
+        kind = type(known[name])
+        if kind is float and type(value) is int:
+            values[name] = float(value)
+        elif type(value) is not kind:
+            raise ValueError(
+                f"[pretraining] {name} = {value!r} in {path} is a {type(value).__name__}, "
+                f"expected a {kind.__name__}."
+            )
+    return PretrainSettings(**values)
+
+
+def split_passages(
+    passages: Sequence[Passage], dev_fraction: float, seed: int
+) -> tuple[list[Passage], list[Passage]]:
+    """Hold out some passages at random.
+
+    passages (Sequence[Passage]): All.
+    dev_fraction (float): Share to hold out, rounded down.
+    seed (int): The same seed draws the same.
+    RETURNS (tuple[list[Passage], list[Passage]]): To train on and to validate on, in file order.
+    """
+    number = int(len(passages) * dev_fraction)
+    held_out = set(random.Random(seed).sample(range(len(passages)), number))
+    train = [passage for index, passage in enumerate(passages) if index not in held_out]
+    return train, [passages[index] for index in sorted(held_out)]
+
+
+def load_encoder(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Load an encoder in float32 with its tokenizer.
+
+    name (str): "embedded", a folder or a hub id.
+    RETURNS (tuple[PreTrainedTokenizerBase, PreTrainedModel]): Both.
+    RAISES (OSError): It cannot be had.
+    RAISES (ValueError): Its tokenizer knows no character offsets.
+    """
+    path = resolve(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        encoder = AutoModel.from_pretrained(path, torch_dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise unavailable(name, "the encoder to pre-train", error) from error
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The tokenizer of '{name}' is a slow one, which cannot say where its tokens stand in "
+            "the text. Install what the fast one needs (often `pip install tiktoken` or "
+            "`sentencepiece`), or choose another encoder."
+        )
+    return tokenizer, encoder
+
+
+class Pretrainer:
+    """One training run, from passages to trained encoders.
+
+    passages (Sequence[Passage]): Annotated text; the labels are the concepts.
+    settings (PretrainSettings): How to train.
+    checkpoint (Path): Written after every epoch. If it holds a run with the same settings and
+        passages, that run is continued, with the result that it would have had.
+    progress (bool): Show a progress bar.
+    """
+
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        settings: PretrainSettings,
+        checkpoint: Path,
+        *,
+        progress: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.checkpoint = checkpoint
+        self.progress = progress
+        self.fingerprint = hashlib.sha256(repr((settings, passages)).encode("utf8")).hexdigest()
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if settings.precision == "bfloat16" else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        set_seed(settings.seed)
+        self.tokenizer, text_encoder = load_encoder(settings.encoder)
+        _, concept_encoder = load_encoder(settings.encoder)
+        self.frozen = freeze_bottom(text_encoder, settings.frozen)
+        self.concept_frozen = freeze_bottom(concept_encoder, settings.concept_frozen)
+        self.encoders = ContrastiveModel(
+            text_encoder,
+            concept_encoder,
+            pooling=settings.pooling,
+            temperature=settings.temperature,
+        )
+        length = min(settings.max_length, self.tokenizer.model_max_length)
+        train, dev = split_passages(passages, settings.dev_fraction, settings.seed)
+        self.words = sum(len(passage.text.split()) for passage in train)
+        self.train = [tokenize_passage(passage, self.tokenizer, length) for passage in train]
+        self.dev = [tokenize_passage(passage, self.tokenizer, length) for passage in dev]
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        """Train for all epochs that are left."""
+        settings, accelerator = self.settings, self.accelerator
+        torch_optimizer = make_optimizer(self.encoders, settings)
+        steps = -(-len(self.train) // settings.batch_size)
+        scheduler = get_linear_schedule_with_warmup(
+            torch_optimizer,
+            round(settings.warmup * steps * settings.epochs),
+            steps * settings.epochs,
+        )
+        self.encoders.to(accelerator.device)
+        with ExitStack() as stack:
+            train, dev = self._collators(stack)
+            model, optimizer = accelerator.prepare(self.encoders, torch_optimizer)
+            first = self._load_checkpoint(torch_optimizer, scheduler)
+            bar = stack.enter_context(
+                tqdm(
+                    total=steps * settings.epochs,
+                    initial=steps * first,
+                    desc="Pre-training",
+                    unit="batch",
+                    disable=not (self.progress and accelerator.is_main_process),
+                )
+            )
+            for epoch in range(first, settings.epochs):
+                clock = time.perf_counter()
+                losses = []
+                model.train(settings.dropout)
+                for loss in self._losses(model, train, random.Random(f"{settings.seed} {epoch}")):
+                    accelerator.backward(loss * accelerator.num_processes)
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad()
+                    losses.append(loss.detach())
+                    bar.update()
+                self.seconds += time.perf_counter() - clock
+                record = {"epoch": epoch + 1, "loss": self._mean(losses)}
+                if self.dev:
+                    model.eval()
+                    with torch.no_grad():
+                        losses = list(self._losses(model, dev, random.Random(settings.seed)))
+                    record["dev_loss"] = self._mean(losses)
+                self.history.append(record)
+                bar.set_postfix({name: f"{value:.4g}" for name, value in record.items()})
+                self._save_checkpoint(torch_optimizer, scheduler)
+
+    def metrics(self) -> dict[str, Any]:
+        """What is worth knowing about the run: settings, data, losses, speed."""
+        passages = self.train + self.dev
+        return {
+            "settings": asdict(self.settings),
+            "passages": {"train": len(self.train), "dev": len(self.dev)},
+            "concepts": len({name for passage in passages for name in passage.concepts}),
+            "mentions_lost": sum(passage.lost for passage in passages),
+            "epochs": self.history,
+            "seconds": round(self.seconds, 1),
+            "words_per_second": round(self.words * len(self.history) / self.seconds, 1),
+        }
+
+    def _losses(
+        self, model: torch.nn.Module, collator: Collator, order: random.Random
+    ) -> Iterator[Tensor]:
+        """This process's share of the mean cross-entropy of each batch of one pass."""
+        lengths = [len(passage.ids) for passage in collator.passages]
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        for indices in plan_batches(lengths, self.settings.batch_size, order):
+            batch = collator(indices, order, rank, ranks).to(self.accelerator.device)
+            pairs = sum(lengths[index] for index in indices) * sum(
+                len(group.values) for group in batch.concepts
+            )
+            yield model(batch) / pairs
+
+    def _mean(self, losses: list[Tensor]) -> float:
+        """Mean over the batches of the losses that all processes share."""
+        total = self.accelerator.reduce(torch.stack(losses).sum(), reduction="sum")
+        return float(total) / len(losses)
+
+    def _collators(self, stack: ExitStack) -> tuple[Collator, Collator]:
+        """Collators of the training and the validation passages, cached states in them."""
+        names = sorted({name for p in self.train + self.dev for name in p.concepts})
+        ids = self.tokenizer(names)["input_ids"] if names else []
+        concepts = dict(zip(names, (torch.tensor(row) for row in ids), strict=True))
+        texts = [[torch.tensor(p.ids) for p in passages] for passages in (self.train, self.dev)]
+        encoders = self.encoders
+        if self.settings.cache_frozen and self.frozen:
+            texts = [self._cache(encoders.text_encoder, self.frozen, rows) for rows in texts]
+            stack.enter_context(without_bottom(encoders.text_encoder, self.frozen))
+        if self.settings.cache_frozen and self.concept_frozen:
+            rows = list(concepts.values())
+            states = self._cache(encoders.concept_encoder, self.concept_frozen, rows)
+            concepts = dict(zip(names, states, strict=True))
+            stack.enter_context(without_bottom(encoders.concept_encoder, self.concept_frozen))
+        pad_id = self.tokenizer.pad_token_id
+        most = self.settings.max_concepts
+        return (
+            Collator(self.train, texts[0], concepts, pad_id, most),
+            Collator(self.dev, texts[1], concepts, pad_id, most),
+        )
+
+    def _cache(self, encoder: PreTrainedModel, number: int, ids: list[Tensor]) -> list[Tensor]:
+        """Hidden states above the frozen bottom for each row of token ids."""
+        encoder.eval()
+        states: dict[int, Tensor] = {}
+        by_length = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        for start in range(0, len(ids), CACHE_ROWS):
+            chunk = by_length[start : start + CACHE_ROWS]
+            rows = Rows.pad([ids[index] for index in chunk], self.tokenizer.pad_token_id)
+            with self.accelerator.autocast():
+                found = bottom_states(encoder, number, rows.to(self.accelerator.device))
+            states.update(zip(chunk, (row.cpu() for row in found), strict=True))
+        return [states[index] for index in range(len(ids))]
+
+    def _save_checkpoint(self, optimizer: Any, scheduler: Any) -> None:
+        """Write the state of the run in one piece: a crash leaves the earlier one or this one."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "fingerprint": self.fingerprint,
+            "parameters": {
+                name: parameter
+                for name, parameter in self.encoders.named_parameters()
+                if parameter.requires_grad
+            },
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "random": torch.get_rng_state(),
+            "history": self.history,
+            "seconds": self.seconds,
+        }
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.checkpoint)
+
+    def _load_checkpoint(self, optimizer: Any, scheduler: Any) -> int:
+        """Continue an interrupted run, if there is one. RETURNS (int): Epochs that are done."""
+        if not self.checkpoint.exists():
+            return 0
+        state = torch.load(self.checkpoint, weights_only=True)
+        if state["fingerprint"] != self.fingerprint:
+            return 0
+        with torch.no_grad():
+            for name, parameter in self.encoders.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(state["parameters"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["random"])
+        self.history = state["history"]
+        self.seconds = state["seconds"]
+        return len(self.history)
+
+
+def make_optimizer(model: torch.nn.Module, settings: PretrainSettings) -> torch.optim.AdamW:
+    """AdamW on what is not frozen; biases and norms do not decay."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+            {
+                "params": [parameter for parameter in parameters if parameter.ndim <= 1],
+                "weight_decay": 0.0,
+            },
+        ],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def pretrain(
+    passages: Sequence[Passage], output: Path, settings: PretrainSettings, *, progress: bool = True
+) -> dict[str, Any]:
+    """Pre-train an encoder and write it where `AutoModel` and `AutoTokenizer` find it.
+
+    Beside it in the folder: the concept encoder (`CONCEPT_ENCODER`), the figures of the run
+    (`METRICS_FILE`) and a model card. An interrupted run is continued.
+
+    passages (Sequence[Passage]): Annotated text; the labels are the concepts.
+    output (Path): The folder.
+    settings (PretrainSettings): How to train.
+    progress (bool): Show a progress bar.
+    RETURNS (dict[str, Any]): What `METRICS_FILE` holds.
+    """
+    checkpoint = output / "checkpoint.pt"
+    run = Pretrainer(passages, settings, checkpoint, progress=progress)
+    run.run()
+    metrics = run.metrics()
+    if run.accelerator.is_main_process:
+        for encoder, folder in (
+            (run.encoders.text_encoder, output),
+            (run.encoders.concept_encoder, output / CONCEPT_ENCODER),
+        ):
+            encoder.save_pretrained(folder)
+            run.tokenizer.save_pretrained(folder)
+        text = json.dumps(metrics, indent=2) + "\n"
+        (output / METRICS_FILE).write_text(text, encoding="utf8")
+        (output / "README.md").write_text(model_card(metrics), encoding="utf8")
+        checkpoint.unlink()
+    return metrics
+
+
+def model_card(metrics: dict[str, Any]) -> str:
+    """Describe a pre-trained encoder (README.md of its folder).
+
+    metrics (dict[str, Any]): What `Pretrainer.metrics` returns.
+    RETURNS (str): Markdown with the front matter that the Hugging Face hub reads.
+    """
+    settings = metrics["settings"]
+    passages = metrics["passages"]
+    rows = "\n".join(
+        "| {epoch} | {loss:.5f} | {dev} |".format(
+            dev=f"{record['dev_loss']:.5f}" if "dev_loss" in record else "", **record
+        )
+        for record in metrics["epochs"]
+    )
+    values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
+    return f"""---
+library_name: transformers
+pipeline_tag: feature-extraction
+tags:
+- named-entity-recognition
+- nuner
+---
+
+# NuNER encoder
+
+`{settings["encoder"]}`, pre-trained contrastively for named entity recognition as in
+[NuNER](https://arxiv.org/abs/2402.15343) 3.2. It gives a vector a token, to be fine-tuned on a few
+annotated examples:
+
+```python
+nlp.add_pipe("nuner", config={{"model": {{"tok2vec": {{
+    "@architectures": "spacy-universalner.NuNEREncoder.v1", "name": "path/to/this/folder"}}}}}})
+```
+
+## Data
+
+{passages["train"]:,} annotated passages to train on and {passages["dev"]:,} for validation, with
+{metrics["concepts"]:,} distinct concepts.
+
+## Training
+
+{metrics["seconds"]:,.0f} seconds, {metrics["words_per_second"]:,.0f} words a second. Settings:
+
+```ini
+[pretraining]
+{values}
+```
+
+Binary cross-entropy, mean over tokens and concepts of a batch:
+
+| epoch | training | validation |
+| ---: | ---: | ---: |
+{rows}
+
+The folder `{CONCEPT_ENCODER}` holds the concept encoder of the same run.
+"""
