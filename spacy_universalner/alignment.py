@@ -212,6 +212,8 @@ def _fold(text: str) -> tuple[str, list[int], list[int]]:
             continue
         else:
             plain = unicodedata.normalize("NFKD", character.translate(_STRAIGHT))
+            if plain.startswith(" "):  # an accent that stands alone
+                plain = character
             characters = _ACCENT.sub("", plain).casefold()
         folded.extend(characters)
         starts.extend(i for _ in characters)
@@ -229,10 +231,16 @@ def _disjoint(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def _is_whole(text: str, start: int, end: int) -> bool:
     """Whether a place starts and ends at word boundaries."""
-    return _is_boundary(text, start) and _is_boundary(text, end)
+    return is_word_boundary(text, start) and is_word_boundary(text, end)
 
 
-def _is_boundary(text: str, offset: int) -> bool:
+def is_word_boundary(text: str, offset: int) -> bool:
+    """Whether a place may start or end at an offset: never inside a word or a character.
+
+    text (str): The text.
+    offset (int): Between 0 and its length.
+    RETURNS (bool): True also between any two characters of scripts written without spaces.
+    """
     if offset in (0, len(text)):
         return True
     before, after = text[offset - 1], text[offset]
