@@ -4,29 +4,40 @@ from pathlib import Path
 
 import spacy
 import typer
-from tqdm import tqdm
 from wasabi import msg
 
-from spacy_universalner.data.readers import passages_to_docbin, read_passages
+from spacy_universalner.data.formats.convert import Converter, format_of
+
+SHOWN = 10
 
 
 def main(
-    source: Path = typer.Argument(..., exists=True, dir_okay=False, help="JSONL of passages"),
-    target: Path = typer.Argument(..., help="The .spacy file"),
+    source: Path = typer.Argument(..., exists=True, dir_okay=False, help="File to read"),
+    target: Path = typer.Argument(..., dir_okay=False, help="File to write"),
+    source_format: str = typer.Option(None, "--from", help="Format, if the suffix does not say"),
+    target_format: str = typer.Option(None, "--to", help="Format, if the suffix does not say"),
     lang: str = typer.Option("en", help="Language of the tokenizer"),
-    spans_key: str = typer.Option(None, help="Entities into doc.spans[...] and not doc.ents"),
+    spans_key: str = typer.Option(None, help="Entities in doc.spans[...] and not doc.ents"),
+    tags: str = typer.Option(None, help="CoNLL: the tags are the first or last column"),
+    dataset: str = typer.Option(None, help="Conversations: name of the data set"),
 ) -> None:
-    """Write TARGET in the format that its suffix names."""
-    passages = list(read_passages(source))
-    docbin, rejects = passages_to_docbin(
-        spacy.blank(lang), tqdm(passages, unit="text"), spans_key=spans_key
-    )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    docbin.to_disk(target)
-    for id, reject in rejects:
-        msg.warn(f"{id}: {reject.item!r} left out: {reject.reason}")
-    entities = sum(len(passage.mentions) for passage in passages)
-    msg.good(f"{target}: {len(docbin)} texts, {entities - len(rejects)} entities")
+    """Formats: passages and conversations (JSONL), spacy, conll, pile-ner (JSON), nuner.
+
+    The suffixes .jsonl, .spacy, .conll .bio .iob .tsv .txt, .json and .csv .parquet stand for
+    passages, spacy, conll, pile-ner and nuner.
+    """
+    if tags not in (None, "first", "last"):
+        msg.fail(f"--tags {tags}: expected first or last", exits=1)
+    convert = Converter(spacy.blank(lang), spans_key=spans_key, tags=tags, dataset=dataset)
+    try:
+        convert(source, format_of(source, source_format), target, format_of(target, target_format))
+    except (ImportError, ValueError) as error:
+        msg.fail(str(error), exits=1)
+    for id, reject in convert.rejects[:SHOWN]:
+        msg.warn(f"{id}: left out {reject.item!r}: {reject.reason}")
+    if convert.rejects[SHOWN:]:
+        msg.warn(f"and {len(convert.rejects) - SHOWN:,} more")
+    msg.good(f"{target}: {convert.count:,} texts, {len(convert.rejects):,} entities left out")
 
 
 if __name__ == "__main__":

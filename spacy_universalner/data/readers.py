@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,42 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(row, dict):
                 raise ValueError(f"{place}: expected a JSON object, found {line.strip()[:80]}")
             yield place, row
+
+
+def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream the rows of a table, by the suffix of its file.
+
+    path (Path | str): `.jsonl`, `.csv` with a header, or `.parquet`.
+    YIELDS (tuple[str, dict[str, Any]]): Where the row stands, and its values by column.
+    RAISES (ImportError): `.parquet`, and pyarrow is not installed.
+    RAISES (ValueError): Another suffix.
+    """
+    path = Path(path)
+    match path.suffix:
+        case ".jsonl":
+            yield from read_json_lines(path)
+        case ".csv":
+            with path.open(encoding="utf8", newline="") as file:
+                rows = csv.DictReader(file)
+                for row in rows:
+                    yield f"{path}:{rows.line_num}", row
+        case ".parquet":
+            for number, row in enumerate(_read_parquet(path), start=1):
+                yield f"{path}, row {number}", row
+        case _:
+            raise ValueError(f"Cannot read {path}: expected .jsonl, .csv or .parquet")
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {path} needs pyarrow. Install it with "
+            "`pip install 'spacy-universalner[ray]'`, or give the rows as JSONL or CSV."
+        ) from error
+    for batch in ParquetFile(path).iter_batches():
+        yield from batch.to_pylist()
 
 
 @contextmanager

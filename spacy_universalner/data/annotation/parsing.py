@@ -73,6 +73,11 @@ def parse_uniner(response: str) -> tuple[list[Extraction], list[Reject]]:
     return extractions, rejects
 
 
+def read_strings(response: str) -> list[str]:
+    """Read the strings of a list as Python or JSON writes it, whatever stands around them."""
+    return [_unquote(literal) for literal in re.findall(_STRING, response, re.DOTALL)]
+
+
 def _next_opening(body: str, position: int) -> int | None:
     """The next bracket after separators; None at the end of the list."""
     separator = re.compile(r"[\s,]*").match(body, position)

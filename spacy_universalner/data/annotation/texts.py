@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -12,47 +12,26 @@ from spacy.tokenizer import Tokenizer
 
 from ...ty import Passage, Reject
 from ..duplicates import DuplicateFilter
-from ..readers import passage_from_dict, read_passages
+from ..readers import passage_from_dict, read_rows
 
 
 def read_texts(path: Path) -> Iterator[Passage]:
     """Stream raw texts, by the suffix of their file.
 
-    path (Path): `.jsonl` with "text" and "id"; `.parquet` with such columns; `.txt` with one text
-        a line. Without an id, a text is named after its place.
+    path (Path): `.txt` with one text a line; or `.jsonl`, `.csv` or `.parquet` with "text" and
+        perhaps "id". Without an id, a text is named after its place.
     YIELDS (Passage): The texts. Entities in the file are not read.
-    RAISES (ValueError): Another suffix, or a record without a text, with its place.
+    RAISES (ValueError): Another suffix, or a row without a text, with its place.
     """
-    match path.suffix:
-        case ".jsonl":
-            yield from (replace(passage, mentions=()) for passage in read_passages(path))
-        case ".parquet":
-            yield from _read_parquet(path)
-        case ".txt":
-            with path.open(encoding="utf8") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield Passage(f"{path.stem}-{number}", line.strip())
-        case _:
-            raise ValueError(
-                f"Cannot read texts from {path}: expected a file that ends in .jsonl, .parquet or "
-                ".txt"
-            )
-
-
-def _read_parquet(path: Path) -> Iterator[Passage]:
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {path} needs pyarrow. Install it with "
-            "`pip install 'spacy-universalner[ray]'`, or give the texts as JSONL."
-        ) from error
-    file = ParquetFile(path)
-    columns = [name for name in ("id", "text") if name in file.schema_arrow.names]
-    rows = (row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist())
-    for number, row in enumerate(rows, start=1):
-        yield passage_from_dict({"id": f"{path.stem}-{number}", **row}, f"{path}, row {number}")
+    if path.suffix == ".txt":
+        with path.open(encoding="utf8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield Passage(f"{path.stem}-{number}", line.strip())
+        return
+    for number, (place, row) in enumerate(read_rows(path), start=1):
+        id = f"{path.stem}-{number}" if row.get("id") is None else row["id"]
+        yield passage_from_dict({"id": id, "text": row.get("text")}, place)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""NuNER's data as it was published: sentences with lists of `entity <> concept <> description`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ...alignment import locate
+from ...ty import Passage, Reject
+from ..annotation.parsing import parse_nuner, read_strings
+from ..conversations import answers_by_type
+from ..readers import read_rows, write_json_lines
+
+
+def read_nuner(path: Path) -> Iterator[tuple[Passage, list[Reject]]]:
+    """Read sentences and find their entities (NuNER 3.1).
+
+    path (Path): `.parquet`, `.csv` or `.jsonl` with the columns "input", a sentence, and
+        "output", a list of lines or the string that Python prints for one.
+    YIELDS (tuple[Passage, list[Reject]]): A sentence, and the entities that could not be used.
+    RAISES (ValueError): A row of another form, with its place.
+    """
+    for number, (place, row) in enumerate(read_rows(path), start=1):
+        text, output = row.get("input"), row.get("output")
+        if not isinstance(text, str) or not isinstance(output, (str, list)):
+            raise ValueError(
+                f'{place}: expected "input", a sentence, and "output", a list of '
+                f"'entity <> concept'; found {str(row)[:200]}"
+            )
+        lines = read_strings(output) if isinstance(output, str) else map(str, output)
+        found, unread = parse_nuner("\n".join(lines))
+        mentions, lost = locate(text, found)
+        yield Passage(f"{path.stem}-{number}", text, tuple(mentions)), [*unread, *lost]
+
+
+def write_nuner(path: Path, passages: Iterable[Passage]) -> None:
+    """Write sentences as JSON lines with "input" and "output".
+
+    path (Path): The file.
+    passages (Iterable[Passage]): The sentences; streamed.
+    """
+    with write_json_lines(path) as write:
+        for passage in passages:
+            lines = [
+                f"{entity} <> {concept}"
+                for concept, entities in answers_by_type(passage).items()
+                for entity in entities
+            ]
+            write({"input": passage.text, "output": lines})
