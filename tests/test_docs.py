@@ -1,0 +1,46 @@
+"""The documentation names every setting, and no other."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import spacy
+from spacy_llm.registry import registry
+
+from spacy_universalner.nuner.classifier import build_nuner_token_classifier_v1
+from spacy_universalner.nuner.encoder import build_nuner_encoder_v1
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def keys_of_table(page: str, heading: str) -> list[str]:
+    """First column of the first table under a heading that starts with `heading`."""
+    _, found, section = (DOCS / page).read_text(encoding="utf8").partition(f"\n## {heading}")
+    assert found, heading
+    return re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "factory,page", [("universal_ner", "universal_ner.md"), ("nuner", "nuner.md")]
+)
+def test_every_setting_of_a_factory_is_documented(factory, page):
+    settings = spacy.blank("en").get_factory_meta(factory).default_config
+    assert sorted(keys_of_table(page, "The component")) == sorted(settings)
+
+
+@pytest.mark.parametrize("name", ["HF", "OpenAI"])
+def test_every_setting_of_a_model_is_documented(name):
+    name = f"spacy-universalner.{name}.v1"
+    settings = inspect.signature(registry.llm_models.get(name)).parameters
+    assert keys_of_table("universal_ner.md", f"`{name}`") == list(settings)
+
+
+@pytest.mark.parametrize("build", [build_nuner_token_classifier_v1, build_nuner_encoder_v1])
+def test_every_setting_of_an_architecture_is_documented(build):
+    name = build.__name__.removeprefix("build_nuner_").removesuffix("_v1")
+    heading = {
+        "encoder": "`spacy-universalner.NuNEREncoder.v1`",
+        "token_classifier": "`spacy-universalner.NuNERTokenClassifier.v1`",
+    }[name]
+    assert keys_of_table("nuner.md", heading) == list(inspect.signature(build).parameters)
