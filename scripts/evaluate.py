@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import spacy
 import typer
@@ -42,21 +42,31 @@ class Types(str, Enum):
 
 
 def main(
-    pipeline: Path = typer.Argument(..., exists=True, file_okay=False, help="Any spaCy pipeline"),
-    data: list[Path] = typer.Argument(..., help="Gold data, .spacy or JSONL; a file is a domain"),
-    output: Path = typer.Argument(..., dir_okay=False, help="JSON of the results"),
-    types: Types = typer.Option(
-        Types.pipeline,
-        help="pipeline: what the pipeline finds as it is; passage: ask `universal_ner` about each "
-        "text's own types and as many absent ones",
-    ),
-    component: str = typer.Option("universal_ner", help="Name of `universal_ner` in the pipeline"),
-    train: Path = typer.Option(
-        None, help="Conversations: their type frequencies draw absent types and make bands"
-    ),
-    limit: int = typer.Option(None, min=1, help="Texts of each file at most"),
-    seed: int = typer.Option(0, help="Of the absent types and the bootstrap"),
-    gpu_id: int = typer.Option(-1, help="GPU, or -1 for none"),
+    pipeline: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Any pipeline")],
+    data: Annotated[
+        list[Path], typer.Argument(exists=True, help="Gold data, .spacy or JSONL; a file, a domain")
+    ],
+    output: Annotated[Path, typer.Argument(dir_okay=False, help="JSON of the results")],
+    types: Annotated[
+        Types,
+        typer.Option(
+            help="pipeline: what the pipeline finds as it is; passage: ask `universal_ner` about "
+            "each text's own types and as many absent ones"
+        ),
+    ] = Types.pipeline,
+    component: Annotated[
+        str, typer.Option(help="Name of `universal_ner` in the pipeline")
+    ] = "universal_ner",
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="Conversations: their type frequencies draw absent types and make bands",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Texts of each file at most")] = None,
+    seed: Annotated[int, typer.Option(help="Of the absent types and the bootstrap")] = 0,
+    gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
     """Write OUTPUT and, with the entities found in each text, OUTPUT with the suffix .jsonl."""
     if gpu_id >= 0:

@@ -4,7 +4,7 @@ import json
 import re
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import spacy
 import typer
@@ -20,12 +20,15 @@ SCORES = ("ents_p", "ents_r", "ents_f")
 
 
 def main(
-    training: Path = typer.Argument(
-        ..., exists=True, file_okay=False, help="Folder of ENCODER/full and ENCODER/.../kK_seedS"
-    ),
-    data: Path = typer.Argument(..., exists=True, dir_okay=False, help="Gold data (.spacy)"),
-    output: Path = typer.Argument(..., dir_okay=False, help="JSON of the results"),
-    gpu_id: int = typer.Option(-1, help="GPU, or -1 for none"),
+    training: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, file_okay=False, help="Folder of ENCODER/full and ENCODER/.../kK_seedS"
+        ),
+    ],
+    data: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Gold data (.spacy)")],
+    output: Annotated[Path, typer.Argument(dir_okay=False, help="JSON of the results")],
+    gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
     """Write OUTPUT with the scores of each run and, for each encoder and training size, their mean
     and standard deviation; and for each encoder trained on all data the entities that it found in

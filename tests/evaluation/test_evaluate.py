@@ -1,0 +1,224 @@
+"""The evaluation scripts on real pipelines with known answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import spacy
+from spacy.cli.evaluate import evaluate as spacy_evaluate
+from spacy.language import Language
+from spacy.tokens import DocBin
+from spacy_llm.registry import registry
+
+from scripts import evaluate, evaluate_nuner
+from scripts.evaluate import ask, count_types, draw_types, predict, read_gold
+from scripts.evaluate_nuner import describe, find_pipelines, summarize
+from spacy_universalner.evaluation.results import make_results
+from spacy_universalner.ty import Mention, Passage
+
+TEXTS = [
+    ("Ada lives in Turin .", [(0, 3, "PERSON"), (13, 18, "CITY")]),
+    ("Turin is not Ada .", [(0, 5, "CITY"), (13, 16, "PERSON")]),
+    ("Nothing here .", []),
+    ("Charles met Ada .", [(0, 7, "PERSON"), (12, 15, "PERSON")]),
+]
+
+
+def make_pipeline(*patterns: tuple[str, str]) -> Language:
+    nlp = spacy.blank("en")
+    ruler = nlp.add_pipe("entity_ruler")
+    ruler.add_patterns([{"pattern": text, "label": label} for text, label in patterns])
+    return nlp
+
+
+def write_gold(folder: Path) -> tuple[Path, Path]:
+    """The same gold data as `.spacy` and as JSONL."""
+    nlp = spacy.blank("en")
+    docs = []
+    with (folder / "gold.jsonl").open("w", encoding="utf8") as file:
+        for i, (text, entities) in enumerate(TEXTS):
+            doc = nlp(text)
+            doc.set_ents([doc.char_span(start, end, label) for start, end, label in entities])
+            docs.append(doc)
+            rows = [{"start": start, "end": end, "label": label} for start, end, label in entities]
+            file.write(json.dumps({"id": f"gold-{i}", "text": text, "entities": rows}) + "\n")
+    DocBin(docs=docs).to_disk(folder / "gold.spacy")
+    return folder / "gold.spacy", folder / "gold.jsonl"
+
+
+@pytest.mark.parametrize("suffix", [".spacy", ".jsonl"])
+def test_any_pipeline_is_scored_by_both_metrics(tmp_path: Path, suffix: str):
+    make_pipeline(("Ada", "PERSON"), ("Turin", "PERSON")).to_disk(tmp_path / "pipeline")
+    write_gold(tmp_path)
+    data = tmp_path / f"gold{suffix}"
+    output = tmp_path / "metrics" / "ruler.json"
+    evaluate.main(tmp_path / "pipeline", [data], output)
+    results = json.loads(output.read_text("utf8"))
+    # Ada 3 times right, Turin twice wrong, Charles and two cities missed
+    assert (results["texts"], results["entities"]) == (4, 6)
+    span, strings = results["span"], results["string_set"]
+    assert (span["correct"], span["predicted"], span["gold"]) == (3, 5, 6)
+    assert span["f1"] == pytest.approx(6 / 11)
+    assert strings["f1"] == pytest.approx(6 / 11)  # nothing stands twice in a text
+    assert span["low"] <= span["f1"] <= span["high"]
+    assert results["per_type"]["CITY"]["span"]["recall"] == 0
+    assert list(results["provenance"]["data"]) == [str(data)]
+    assert results["provenance"]["packages"]["spacy"] == spacy.__version__
+    assert results["config"]["components"]["entity_ruler"]["factory"] == "entity_ruler"
+    rows = [
+        json.loads(line) for line in output.with_suffix(".jsonl").read_text("utf8").splitlines()
+    ]
+    assert [len(row["gold"]) for row in rows] == [2, 2, 0, 2]
+    assert rows[0]["predicted"][1] == {"start": 13, "end": 18, "label": "PERSON"}
+
+
+def test_several_files_are_several_domains(tmp_path: Path):
+    make_pipeline(("Ada", "PERSON")).to_disk(tmp_path / "pipeline")
+    spacy_file, jsonl_file = write_gold(tmp_path)
+    jsonl_file.rename(tmp_path / "other.jsonl")
+    output = tmp_path / "ruler.json"
+    files = (spacy_file, tmp_path / "other.jsonl")
+    command = [sys.executable, "-m", "scripts.evaluate", tmp_path / "pipeline", *files, output]
+    subprocess.run([*command, "--limit", "2"], check=True)
+    results = json.loads(output.read_text("utf8"))
+    assert results["texts"] == 4
+    assert {name: part["span"]["gold"] for name, part in results["per_domain"].items()} == {
+        "gold": 4,
+        "other": 4,
+    }
+
+
+def test_figures_of_nuner_are_those_of_spacy_evaluate(tmp_path: Path):
+    training = tmp_path / "nuner"
+    nuner = make_pipeline(("Ada", "PERSON"), ("Turin", "CITY"))
+    few_shot = training / "nuner" / "few-shot"
+    for nlp, path in (
+        (nuner, training / "nuner/full/model-best"),
+        (nuner, training / "nuner/full/model-last"),
+        (make_pipeline(("Ada", "PERSON")), few_shot / "k8_seed0/model-last"),
+        (make_pipeline(("Ada", "CITY")), few_shot / "k8_seed1/model-last"),
+    ):
+        path.mkdir(parents=True)
+        nlp.to_disk(path)
+    data, _ = write_gold(tmp_path)
+    output = tmp_path / "nuner.json"
+    evaluate_nuner.main(training, data, output)
+    results = json.loads(output.read_text("utf8"))
+    few, other, full = results["runs"]
+    assert [(r["encoder"], r["k"], r["seed"]) for r in results["runs"]] == [
+        ("nuner", 8, 0),
+        ("nuner", 8, 1),
+        ("nuner", None, None),
+    ]
+    assert (few["ents_p"], few["ents_r"], other["ents_f"]) == (1, 0.5, 0)
+    expected = spacy_evaluate(full["pipeline"], data, tmp_path / "spacy.json")
+    for score in ("ents_p", "ents_r", "ents_f", "ents_per_type"):
+        assert full[score] == expected[score]
+    summary = {row["k"]: row["ents_f"] for row in results["summary"]}
+    assert summary[8] == {"mean": pytest.approx(1 / 3), "sd": pytest.approx(0.4714045)}
+    assert summary[None] == {"mean": full["ents_f"], "sd": 0}
+    assert len((tmp_path / "nuner.nuner.jsonl").read_text("utf8").splitlines()) == 4
+
+
+def test_the_best_pipeline_of_a_run_counts_or_the_last(tmp_path: Path):
+    for path in ("a/full/model-best", "a/full/model-last", "b/few-shot/k4_seed2/model-last"):
+        (tmp_path / path).mkdir(parents=True)
+    found = [path.relative_to(tmp_path) for path in find_pipelines(tmp_path)]
+    assert [describe(path) for path in found] == [("a", None, None), ("b", 4, 2)]
+
+
+def test_a_single_run_has_no_deviation():
+    run = {"encoder": "a", "k": None, "sentences": None, "ents_p": 1, "ents_r": 1, "ents_f": 0.5}
+    (row,) = summarize([run])
+    assert row["ents_f"] == {"mean": 0.5, "sd": 0}
+    assert row["sentences"] is None
+
+
+class Lookup:
+    """A language model that knows the answer to each question, whatever the text."""
+
+    def __init__(self, answers: dict[str, str]) -> None:
+        self.answers = answers
+        self.asked: Counter[str] = Counter()
+
+    def __call__(self, prompts: Iterable[Iterable[str]]) -> Iterable[Iterable[str]]:
+        return [[self.look_up(prompt) for prompt in group] for group in prompts]
+
+    def look_up(self, prompt: str) -> str:
+        type_ = prompt.split("What describes ")[1].split(" in the text?")[0]
+        self.asked[type_] += 1
+        return self.answers.get(type_, "[]")
+
+
+def make_universal_ner(model: Lookup, labels: list[str]) -> Language:
+    nlp = spacy.blank("en")
+    registry.llm_models("test.Lookup.v1", func=lambda: model)
+    config = {"labels": labels, "model": {"@llm_models": "test.Lookup.v1"}}
+    nlp.add_pipe("universal_ner", config=config)
+    return nlp
+
+
+PASSAGE = Passage("1", "Ada met Ada in Turin.", (Mention(0, 3, "person"), Mention(8, 11, "person")))
+
+
+def test_answers_that_are_not_in_the_text_count_against_string_sets():
+    model = Lookup({"person": '["Ada", "Grace"]', "city": '["Turin"]'})
+    nlp = make_universal_ner(model, ["person"])
+    (prediction,) = predict(nlp, [(PASSAGE, "")], "universal_ner")
+    assert prediction.strings == {"person": ("Ada", "Ada", "Grace")}
+    results = make_results([prediction])
+    assert results["span"]["f1"] == 1
+    assert results["string_set"]["precision"] == pytest.approx(1 / 2)
+    assert results["string_set"]["recall"] == pytest.approx(1)
+
+
+def test_each_text_is_asked_about_its_own_types():
+    model = Lookup({"person": '["Ada"]', "name": '["Ada"]', "city": '["Turin"]'})
+    nlp = make_universal_ner(model, ["country"])
+    other = Passage("2", "Ada.", (Mention(0, 3, "name"),))
+    asked = [("person", "city"), ("name", "river")]
+    first, second = ask(nlp, [(PASSAGE, ""), (other, "")], "universal_ner", asked)
+    assert model.asked == {"person": 1, "city": 1, "name": 1, "river": 1}
+    assert set(first.mentions) == {*PASSAGE.mentions, Mention(15, 20, "city")}
+    assert second.mentions == other.mentions
+    assert make_results([first, second])["span"]["precision"] == 0.75
+
+
+def test_overlapping_types_are_all_kept_when_types_are_asked():
+    model = Lookup({"person": '["Ada"]', "name": '["Ada"]'})
+    nlp = make_universal_ner(model, ["person"])
+    (prediction,) = ask(nlp, [(PASSAGE, "")], "universal_ner", [("person", "name")])
+    assert len(prediction.mentions) == 4
+
+
+def test_absent_types_are_as_many_as_the_texts_own(tmp_path: Path):
+    conversations = tmp_path / "conversations.jsonl"
+    questions = [
+        {"type": "person", "answers": ["a", "b"]},
+        *({"type": f"type {i}", "answers": ["a"]} for i in range(9)),
+        {"type": "never answered", "answers": []},
+    ]
+    conversations.write_text(json.dumps({"id": "1", "text": "t", "questions": questions}), "utf8")
+    frequencies = count_types(conversations)
+    assert frequencies["person"] == 2
+    assert "never answered" not in frequencies
+    mentions = (Mention(0, 1, "x"), Mention(1, 2, "x"), Mention(0, 2, "type 3"))
+    passages = [Passage(str(i), "text", mentions) for i in range(50)]
+    drawn = draw_types(passages, frequencies, seed=1)
+    assert all(types[:2] == ("type 3", "x") and len(set(types)) == 4 for types in drawn)
+    assert drawn == draw_types(passages, frequencies, seed=1)
+    assert drawn != draw_types(passages, frequencies, seed=2)
+    assert draw_types([Passage("1", "text")], frequencies, seed=1) == [()]
+
+
+def test_gold_files_are_read_alike(tmp_path: Path):
+    from_spacy, from_jsonl = (list(read_gold(path)) for path in write_gold(tmp_path))
+    assert [(p.text, p.mentions) for p in from_spacy] == [(p.text, p.mentions) for p in from_jsonl]
+    assert [passage.id for passage in from_spacy] == [f"gold-{i}" for i in range(4)]
+    assert len(list(read_gold(tmp_path / "gold.jsonl", limit=3))) == 3

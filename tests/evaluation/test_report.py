@@ -1,0 +1,184 @@
+"""The report: complete, self-contained, safe, and clear about what it lacks."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from spacy_universalner.evaluation.report import duration, group_stages, read_run, write_report
+from tests.evaluation.runs import add_logs, make_run
+
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects text and what would be fetched."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    metrics, training = make_run(folder)
+    add_logs(metrics, training)
+    write_report(read_run(metrics, training), folder / "report")
+    return folder / "report"
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> Page:
+    return Page((report / "index.html").read_text("utf8"))
+
+
+def test_the_page_is_well_formed_and_fetches_nothing(report: Path, page: Page):
+    assert page.open == []
+    assert all(target.startswith("#") for target in page.fetched)
+    html = (report / "index.html").read_text("utf8")
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+def test_texts_types_and_answers_do_not_become_markup(page: Page):
+    assert "script" not in page.tags
+    assert "Ada <b>Lovelace</b>" in page.text
+    assert "<script>alert(1)" in page.text
+
+
+def test_the_comparison_stands_in_page_and_markdown(report: Path, page: Page):
+    markdown = (report / "report.md").read_text("utf8")
+    assert "| k = 8 (10 sentences) | NuNER | 2 | 41.0 | 41.0 | **41.0** ± 1.4 |" in markdown
+    assert "| all (90 sentences) | Base encoder | 1 | 60.0 | 60.0 | **60.0** |" in markdown
+    assert (
+        "gold test set, zero-shot | Tuned student | 12 | 24 | 80.0 (80.0\N{EN DASH}80.0)"
+        in markdown
+    )
+    assert "k = 8 (10 sentences) NuNER 2 41.0 41.0 41.0 ± 1.4 +10.0" in page.text
+    assert "PERSON" in page.text
+    assert "wrong boundaries" in page.text
+
+
+def test_every_section_is_there(page: Page):
+    for heading in (
+        "What was gained",
+        "How it was learnt",
+        "Type by type",
+        "Ten sentences of the test set",
+        "What the annotation found",
+        "What ran, and how long",
+        "How to read these figures",
+        "To repeat it",
+    ):
+        assert heading in page.text
+    assert page.tags.count("svg") == 5
+    assert page.tags.count("article") == 10
+    assert "6 min 49 s" in page.text  # 9 s and 400 s
+
+
+def test_predictions_that_are_not_gold_are_crossed(page: Page):
+    assert "PERSON ✗" in page.text
+    assert "A<i>B ✗" in page.text
+
+
+def test_markdown_shows_figures_that_exist(report: Path):
+    markdown = (report / "report.md").read_text("utf8")
+    linked = re.findall(r"!\[[^]]*\]\(([^)]*)\)", markdown)
+    assert "figures/learning_curve.svg" in linked
+    for target in linked:
+        svg = (report / target).read_text("utf8")
+        assert svg.startswith("<svg ")
+        assert "var(--" not in svg
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path):
+    metrics, training = make_run(tmp_path)
+    for name in ("one", "two"):
+        write_report(read_run(metrics, training), tmp_path / name)
+    assert (tmp_path / "one/index.html").read_bytes() == (tmp_path / "two/index.html").read_bytes()
+
+
+def test_logs_may_be_missing(tmp_path: Path):
+    write_report(read_run(*make_run(tmp_path)), tmp_path / "report")
+    page = Page((tmp_path / "report/index.html").read_text("utf8"))
+    assert page.tags.count("svg") == 3
+    assert "What ran, and how long" not in page.text
+
+
+def run_script(*args: object, code: str = "pass") -> subprocess.CompletedProcess[str]:
+    run = f"import sys, runpy; {code}; sys.argv[0] = 'report'; "
+    run += "runpy.run_module('scripts.report', run_name='__main__')"
+    command = [sys.executable, "-c", run, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_missing_figures_are_named_with_the_command_that_makes_them(tmp_path: Path):
+    metrics, training = make_run(tmp_path)
+    training.mkdir()
+    (metrics / "nuner.json").unlink()
+    (metrics / "annotation_uniner.json").unlink()
+    done = run_script(metrics, training, tmp_path / "report")
+    assert done.returncode == 1
+    message = re.sub(r"\s+", "", done.stdout + done.stderr)
+    assert f"{metrics}/nuner.json(madeby`weaselrunevaluate`)" in message
+    assert f"{metrics}/annotation_uniner.json(madeby`weaselrunannotate`)" in message
+    assert "zero_shot_tuned" not in message
+    assert not (tmp_path / "report").exists()
+
+
+def test_without_matplotlib_the_message_says_how_to_install_it(tmp_path: Path):
+    metrics, training = make_run(tmp_path)
+    training.mkdir()
+    done = run_script(
+        metrics, training, tmp_path / "report", code="sys.modules['matplotlib.figure'] = None"
+    )
+    assert done.returncode == 1
+    assert "spacy-universalner[report]" in re.sub(r"\s+", "", done.stdout + done.stderr)
+
+
+def test_steps_are_summed_by_stage():
+    steps = [
+        {"stage": "train", "step": "a", "seconds": 1.5},
+        {"stage": "report", "step": "", "seconds": 1.0},
+        {"stage": "train", "step": "b", "seconds": 2.5},
+    ]
+    stages = group_stages(steps)
+    assert [(stage["name"], stage["seconds"]) for stage in stages] == [("train", 4), ("report", 1)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.44, "0.4 s"), (42.2, "42 s"), (59.7, "1 min 00 s"), (3600, "60 min 00 s")],
+)
+def test_durations_are_read_at_a_glance(seconds: float, text: str):
+    assert duration(seconds).replace("\xa0", " ") == text
