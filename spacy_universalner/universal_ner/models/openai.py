@@ -24,7 +24,6 @@ from random import uniform
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Iterable, Literal  # noqa: UP035 (spacy-llm compares these)
 
-from transformers import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from spacy_universalner.pretrained import resolve, unavailable
@@ -252,14 +251,15 @@ class OpenAIModel:
         return str(prompt)
 
     def _explain(self, error: Exception, tries: int) -> str:
+        import openai
+
         reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
         if isinstance(error, asyncio.TimeoutError):
             reason = f"nothing came within max_request_time = {self.max_request_time:g} s"
-        status = getattr(error, "status_code", None)
-        if status is not None:
-            reason = f"HTTP {status}, {reason[:500]}"
-        if status == 401 and self.api_key_env is not None:
-            reason += f" (the key is read from the environment variable {self.api_key_env})"
+        elif isinstance(error, openai.APIStatusError):
+            reason = f"HTTP {error.status_code}, {error.response.text[:500]}"
+            if error.status_code == 401 and self.api_key_env is not None:
+                reason += f" (the key is read from the environment variable {self.api_key_env})"
         return f"No answer from '{self.name}' at {self.base_url}, tried {tries} x: {reason}"
 
 
@@ -299,7 +299,7 @@ def _wait_after(error: Exception, tries: int, interval: float) -> float | None:
         return None
     if asked > 0:
         return asked + uniform(0, interval)
-    return min(interval * 2 ** (tries - 1), LONGEST_WAIT) * uniform(0.5, 1)
+    return min(interval * 2.0 ** min(tries - 1, 64), LONGEST_WAIT) * uniform(0.5, 1)
 
 
 def _retry_after(value: str) -> float:
@@ -342,6 +342,8 @@ def _client(pid: int, base_url: str, key: str | None) -> AsyncOpenAI:
 
 @cache
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer  # seconds, and most servers are asked without one
+
     try:
         return AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError) as error:
