@@ -18,10 +18,11 @@ REPEATED = "repeated"
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 _QUOTE = "[\"'`\u201c\u2018]"
-# A bracket that opens a list and not a remark: a string, another bracket or nothing follows.
-_LIST = re.compile(rf"\[(?=\s*(?:{_QUOTE}|[\[\]{{(]|$))")
+# A bracket that opens a list, and not a remark without any string such as "[1]".
+_LIST = re.compile(r"\[(?!\s*[^\s\]][^\[\]{}\"'`\u201c\u2018]*\])")
 _BRACKET = re.compile(r"\[")
 _KEY = re.compile("([\"'\u201c\u2018])((?:[^\\\\]|\\\\.)*?)[\"'\u201d\u2019]\\s*:\\s*", re.DOTALL)
+_NOTHING = re.compile(r"\{\s*\}")
 _SEPARATORS = re.compile(r"[\s,]*")
 # What an item that is not a string consists of, up to the next separator outside of brackets.
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'', re.DOTALL)
@@ -71,7 +72,7 @@ def parse_object(response: str) -> tuple[list[tuple[str, Item]], list[Reject]]:
     rejects: list[Reject] = []
     key = _KEY.search(response)
     if key is None:
-        return [], [Reject(response.strip(), NO_LIST)]
+        return [], [] if _NOTHING.search(response) else [Reject(response.strip(), NO_LIST)]
     while key is not None:
         type, position = _unescape(key[2], key[1]), key.end()
         if response.startswith("[", position):
