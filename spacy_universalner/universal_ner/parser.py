@@ -18,8 +18,9 @@ REPEATED = "repeated"
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 _QUOTE = "[\"'`\u201c\u2018]"
+_PLAIN = "[^\\s\\[\\]{}\"'`\u201c\u2018]"
 # A bracket that opens a list, and not a remark without any string such as "[1]".
-_LIST = re.compile(r"\[(?!\s*[^\s\]][^\[\]{}\"'`\u201c\u2018]*\])")
+_LIST = re.compile(rf"\[(?!\s*{_PLAIN}(?:\s|{_PLAIN})*\])")
 _BRACKET = re.compile(r"\[")
 _KEY = re.compile("([\"'\u201c\u2018])((?:[^\\\\]|\\\\.)*?)[\"'\u201d\u2019]\\s*:\\s*", re.DOTALL)
 _NOTHING = re.compile(r"\{\s*\}")
