@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 
@@ -334,6 +335,24 @@ def test_whoever_stops_listening_stops_the_requests():
         stream.close()
         assert server.hung_up.wait(timeout=30)
         assert server.tries()["b"] == 1
+
+
+def test_threads_may_ask_at_once_from_the_very_first_request():
+    names = [str(i) for i in range(16)]
+    for _ in range(5):
+        module._background_loop.cache_clear()
+        at_once = threading.Barrier(len(names))
+
+        def ask_one(name, at_once=at_once):
+            at_once.wait(timeout=30)
+            return ask(server.base_url, [name])[0].text
+
+        with (
+            run({name: [answer(name)] for name in names}) as server,
+            ThreadPoolExecutor(len(names)) as pool,
+        ):
+            assert list(pool.map(ask_one, names)) == names
+            assert server.tries() == dict.fromkeys(names, 1)
 
 
 def test_works_beside_a_running_event_loop():
@@ -690,8 +709,8 @@ def test_a_prompt_beyond_the_context_is_an_error_of_its_own(llama_server):
     assert "HTTP 400" in long.error and "tried 1 x" in long.error
 
 
-@pytest.mark.parametrize("with_tokenizer", [False, True])
-def test_universal_ner_on_a_real_server(llama_server, taught_llama, with_tokenizer):
+@pytest.mark.parametrize("with_tokenizer,n_process", [(False, 1), (True, 1), (False, 2)])
+def test_universal_ner_on_a_real_server(llama_server, taught_llama, with_tokenizer, n_process):
     model = {
         "@llm_models": "spacy-universalner.OpenAI.v1",
         "name": "taught",
@@ -701,7 +720,7 @@ def test_universal_ner_on_a_real_server(llama_server, taught_llama, with_tokeniz
     nlp = spacy.blank("en")
     labels = ["person", "location", "organization"]
     nlp.add_pipe("universal_ner", config={"labels": labels, "model": model})
-    docs = list(nlp.pipe([*TAUGHT, ""]))
+    docs = list(nlp.pipe([*TAUGHT, ""], n_process=n_process))
     assert [[(ent.text, ent.label_) for ent in doc.ents] for doc in docs] == [
         [("Marie Curie", "person"), ("Paris", "location")],
         [("Barack Obama", "person"), ("Hawaii", "location"), ("Washington", "location")],

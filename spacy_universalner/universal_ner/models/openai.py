@@ -216,7 +216,7 @@ class OpenAIModel:
 
     async def _request(self, prompt: str) -> Answer:
         key = os.environ.get(self.api_key_env) if self.api_key_env else None
-        client = _client(os.getpid(), self.base_url, key)
+        client = _client(asyncio.get_running_loop(), self.base_url, key)
         api = client.chat.completions if self.api == "chat" else client.completions
         # The raw response: servers write log-probabilities in several ways.
         create: Any = api.with_raw_response.create
@@ -323,8 +323,8 @@ def _background_loop(pid: int) -> asyncio.AbstractEventLoop:
 
 
 @cache
-def _client(pid: int, base_url: str, key: str | None) -> AsyncOpenAI:
-    """The process's client: connections do not survive a fork.
+def _client(loop: asyncio.AbstractEventLoop, base_url: str, key: str | None) -> AsyncOpenAI:
+    """The loop's client: connections belong to a loop and do not survive a fork.
 
     Tries and their time are counted here, so the client has no part in them. A key is always
     given, or it would send the one in OPENAI_API_KEY to whatever server this is.
