@@ -1,0 +1,126 @@
+"""The released evaluator's scores, against its definition written out a second time."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from pathlib import Path
+
+import pytest
+import spacy
+from hypothesis import given
+from hypothesis import strategies as st
+from spacy.language import Language
+
+from scripts import evaluate_paraphrases, evaluate_records
+from spacy_universalner.evaluation.metrics import RELEASED_EPSILON, count_strings, total
+from spacy_universalner.universal_ner.parser import parse_strict
+
+
+def read(answer: str) -> list[str]:
+    """From the start up to the first "]", by a JSON parser; else nothing. Distinct, in order."""
+    match = re.match(r"\[(.*?)\]", answer)
+    try:
+        items = json.loads(match.group()) if match else []
+        distinct: list[str] = []
+        for item in items:
+            kept = "".join(each for each in item.lower() if each not in set(string.punctuation))
+            kept = " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+            if kept not in distinct:
+                distinct.append(kept)
+        return distinct
+    except Exception:
+        return []
+
+
+def score(golds: list[str], answers: list[str]) -> tuple[float, float, float]:
+    correct = predicted = gold = 0
+    for expected, answer in zip(golds, answers, strict=True):
+        right, found = read(expected), read(answer)
+        correct += sum(each in right for each in found)
+        predicted += len(found)
+        gold += len(right)
+    precision, recall = correct / (predicted + 1e-10), correct / (gold + 1e-10)
+    return precision, recall, 2 * precision * recall / (precision + recall + 1e-10)
+
+
+names = st.sampled_from(
+    ["The Who", "who", "U.S.", "us", "a", "an [apple]", "rock 'n' roll", "Yes", "", "Zoë", 'a "b"']
+)
+lists = st.lists(names, max_size=4).map(lambda items: json.dumps(items, ensure_ascii=False))
+answers = st.one_of(
+    lists,
+    lists.map(lambda text: text + " and more"),
+    lists.map(lambda text: " " + text),
+    lists.map(lambda text: text[:-1]),
+    lists.map(lambda text: text.replace('"', "'")),
+    lists.map(lambda text: text.replace(", ", ",\n")),
+    st.sampled_from(["", "[1, 2]", '["a", 3]', "[null]", '[["a"]]', "none", '{"a": ["b"]}']),
+)
+
+
+@given(st.lists(st.tuples(lists, answers), max_size=12))
+def test_scores_equal_the_released_evaluator_to_the_last_digit(records: list[tuple[str, str]]):
+    golds, given_answers = [gold for gold, _ in records], [answer for _, answer in records]
+    counts = total(
+        count_strings(parse_strict(gold), parse_strict(answer)) for gold, answer in records
+    )
+    assert counts.scores(RELEASED_EPSILON) == score(golds, given_answers)
+
+
+def write_records(path: Path) -> None:
+    """Evaluation records in the published form: one question each, the text repeated."""
+    records = [
+        ("Ada met Ada in Turin .", "person", ["Ada"]),
+        ("Ada met Ada in Turin .", "city", ["Turin"]),
+        ("Ada met Ada in Turin .", "river", []),
+        ("Nobody came to Turin .", "person", []),
+        ("Nobody came to Turin .", "city", ["Turin"]),
+    ]
+    rows = []
+    for i, (text, type_, strings) in enumerate(records):
+        turns = [f"Text: {text}", "I've read this text.", f"What describes {type_} in the text?"]
+        turns.append(json.dumps(strings))
+        speakers = ("human", "gpt", "human", "gpt")
+        said = [{"from": who, "value": what} for who, what in zip(speakers, turns, strict=True)]
+        rows.append({"id": f"records_{i}", "conversations": said})
+    path.write_text(json.dumps(rows), "utf8")
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, tiny_llama: Path) -> Path:
+    nlp: Language = spacy.blank("en")
+    model = {"@llm_models": "spacy-universalner.HF.v1", "name": str(tiny_llama)}
+    config = {"labels": ["person"], "model": model, "max_new_tokens": 12}
+    nlp.add_pipe("universal_ner", config=config)
+    nlp.to_disk(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def test_published_records_are_asked_and_scored(pipeline: Path, tmp_path: Path):
+    write_records(tmp_path / "records.json")
+    evaluate_records.main(pipeline, tmp_path / "records.json", tmp_path / "out" / "records.json")
+    results = json.loads((tmp_path / "out/records.json").read_text("utf8"))
+    lines = (tmp_path / "out/records.jsonl").read_text("utf8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert (results["texts"], results["questions"]) == (2, 5)
+    assert [row["type"] for row in rows] == ["person", "city", "river", "person", "city"]
+    assert [row["gold"] for row in rows] == [["Ada"], ["Turin"], [], [], ["Turin"]]
+    expected = score([json.dumps(row["gold"]) for row in rows], [row["answer"] for row in rows])
+    released = results["released"]
+    assert (released["precision"], released["recall"], released["f1"]) == expected
+    assert released["gold"] == 3
+
+
+def test_paraphrases_are_asked_of_every_text(pipeline: Path, tmp_path: Path):
+    entities = [{"start": 0, "end": 3, "label": "PERSON"}]
+    row = {"id": "1", "text": "Ada met Ada in Turin.", "entities": entities}
+    (tmp_path / "gold.jsonl").write_text(json.dumps(row), "utf8")
+    ways = {"PERSON": ["person", "human"], "CITY": ["city", "town", "person"]}
+    (tmp_path / "ways.json").write_text(json.dumps(ways), "utf8")
+    output = tmp_path / "paraphrases.json"
+    evaluate_paraphrases.main(pipeline, tmp_path / "gold.jsonl", tmp_path / "ways.json", output)
+    labels = json.loads(output.read_text("utf8"))["labels"]
+    assert {label: list(result["f1"]) for label, result in labels.items()} == ways
+    assert all(result["texts"] == 1 for result in labels.values())
