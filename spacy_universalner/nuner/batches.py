@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
 from ..ty import Passage
 
@@ -34,12 +34,12 @@ class TokenizedPassage:
 
 
 def tokenize_passage(
-    passage: Passage, tokenizer: PreTrainedTokenizerBase, max_length: int
+    passage: Passage, tokenizer: PreTrainedTokenizerFast, max_length: int
 ) -> TokenizedPassage:
     """Cut a passage into tokens and find those of each concept.
 
     passage (Passage): The text with its mentions, whose labels are concepts.
-    tokenizer (PreTrainedTokenizerBase): A fast tokenizer.
+    tokenizer (PreTrainedTokenizerFast): A fast tokenizer.
     max_length (int): Tokens at most, special ones included; the rest is cut off.
     RETURNS (TokenizedPassage): Ids and token indices.
     """
@@ -135,7 +135,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int, order: random.Random) 
     indices = list(range(len(lengths)))
     order.shuffle(indices)
     number = -(-len(indices) // batch_size)
-    bounds = [batch * len(indices) // number for batch in range(number + 1)]
+    bounds = [0, *((batch + 1) * len(indices) // number for batch in range(number))]
     batches = []
     for first in range(0, number, POOL):
         pool_bounds = bounds[first : first + POOL + 1]
@@ -186,7 +186,8 @@ class Collator:
             names = draw.sample(names, self.max_concepts)
         names.sort(key=lambda name: len(self.concepts[name]))
         column = {name: number for number, name in enumerate(names)}
-        tokens, columns = [], []
+        tokens: list[int] = []
+        columns: list[int] = []
         offset = 0
         mine = indices[rank::ranks]
         for index in mine:

@@ -14,45 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 
+from .backbone import transformer_layers
 from .batches import ContrastiveBatch, Rows
 
 Pooling = Literal["mean", "first"]
-
-
-def find_layers(encoder: PreTrainedModel) -> nn.ModuleList:
-    """The transformer layers of an encoder, bottom first.
-
-    encoder (PreTrainedModel): What `AutoModel` loads.
-    RETURNS (nn.ModuleList): As many modules as the encoder's config says it has layers.
-    RAISES (ValueError): No such list is found.
-    """
-    number = encoder.config.num_hidden_layers
-    for module in encoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == number:
-            return module
-    raise ValueError(
-        f"{type(encoder).__name__} has no list of {number} layers, so its bottom cannot be "
-        "frozen. Set frozen = 0.0, or choose an encoder built like BERT."
-    )
-
-
-def freeze_bottom(encoder: PreTrainedModel, fraction: float) -> int:
-    """Exclude the embeddings and the bottom layers from training (NuNER 3.3: the bottom half).
-
-    encoder (PreTrainedModel): Changed in place.
-    fraction (float): Share of the layers in [0, 1], rounded down; 0 leaves the embeddings free
-        as well.
-    RETURNS (int): How many layers are frozen.
-    """
-    layers = find_layers(encoder)
-    number = int(fraction * len(layers))
-    if number:
-        above = {id(parameter) for parameter in layers[number:].parameters()}
-        for parameter in encoder.parameters():
-            parameter.requires_grad_(id(parameter) in above)
-    return number
 
 
 @torch.no_grad()
@@ -77,7 +44,7 @@ def without_bottom(encoder: PreTrainedModel, number: int) -> Iterator[None]:
 
     Frozen layers give the same output for a text in every epoch, so computing it once is enough.
     Works for encoders that hand `inputs_embeds` to a module named `embeddings`, as BERT, RoBERTa,
-    DistilBERT, MPNet, DeBERTa and ModernBERT do.
+    MPNet, DistilBERT, DeBERTa and ModernBERT do.
 
     encoder (PreTrainedModel): Whole again after the context.
     number (int): How many layers the bottom has.
@@ -94,7 +61,7 @@ def without_bottom(encoder: PreTrainedModel, number: int) -> Iterator[None]:
 @contextmanager
 def _layers(encoder: PreTrainedModel, which: slice) -> Iterator[None]:
     """Leave only some layers in an encoder."""
-    layers = find_layers(encoder)
+    layers = transformer_layers(encoder)
     everything = layers._modules
     kept = list(everything.values())[which]
     layers._modules = {str(index): layer for index, layer in enumerate(kept)}
@@ -107,7 +74,7 @@ def _layers(encoder: PreTrainedModel, which: slice) -> Iterator[None]:
 class _Given(nn.Module):
     """Stands in for the embeddings: hands on what it is given."""
 
-    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, input_ids: None, inputs_embeds: Tensor, **others: Any) -> Tensor:
         return inputs_embeds
 
 
@@ -137,6 +104,8 @@ class ContrastiveModel(nn.Module):
     def forward(self, batch: ContrastiveBatch) -> Tensor:
         """RETURNS (Tensor): Sum of the binary cross-entropy over tokens x concepts."""
         states = encode(self.text_encoder, batch.texts)
+        if not batch.concepts:  # texts without any entity
+            return states.sum() * 0.0
         tokens = states[batch.texts.mask.bool()].float()
         concepts = torch.cat([self.encode_concepts(group) for group in batch.concepts])
         with torch.autocast(tokens.device.type, enabled=False):

@@ -18,24 +18,13 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from thinc.api import Config
 from torch import Tensor
 from tqdm import tqdm
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    get_linear_schedule_with_warmup,
-)
+from transformers.modeling_utils import PreTrainedModel
+from transformers.optimization import get_linear_schedule_with_warmup
 
-from ..pretrained import resolve, unavailable
 from ..ty import Passage
+from .backbone import freeze_layers, load_encoder, max_length, transformer_layers
 from .batches import Collator, Rows, plan_batches, tokenize_passage
-from .contrastive import (
-    ContrastiveModel,
-    Pooling,
-    bottom_states,
-    freeze_bottom,
-    without_bottom,
-)
+from .contrastive import ContrastiveModel, Pooling, bottom_states, without_bottom
 
 PRECISIONS = ("float32", "bfloat16")
 CACHE_ROWS = 64
@@ -154,27 +143,17 @@ def split_passages(
     return train, [passages[index] for index in sorted(held_out)]
 
 
-def load_encoder(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load an encoder in float32 with its tokenizer.
+def freeze_bottom(encoder: PreTrainedModel, fraction: float) -> int:
+    """Exclude the embeddings and the bottom layers from training (NuNER 3.3: the bottom half).
 
-    name (str): "embedded", a folder or a hub id.
-    RETURNS (tuple[PreTrainedTokenizerBase, PreTrainedModel]): Both.
-    RAISES (OSError): It cannot be had.
-    RAISES (ValueError): Its tokenizer knows no character offsets.
+    encoder (PreTrainedModel): Changed in place.
+    fraction (float): Share of the layers, rounded down. With none of them frozen the embeddings
+        are trained as well.
+    RETURNS (int): How many layers are frozen.
     """
-    path = resolve(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        encoder = AutoModel.from_pretrained(path, torch_dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise unavailable(name, "the encoder to pre-train", error) from error
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"The tokenizer of '{name}' is a slow one, which cannot say where its tokens stand in "
-            "the text. Install what the fast one needs (often `pip install tiktoken` or "
-            "`sentencepiece`), or choose another encoder."
-        )
-    return tokenizer, encoder
+    number = int(fraction * len(transformer_layers(encoder)))
+    freeze_layers(encoder, number or "none")
+    return number
 
 
 class Pretrainer:
@@ -204,8 +183,8 @@ class Pretrainer:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         set_seed(settings.seed)
-        self.tokenizer, text_encoder = load_encoder(settings.encoder)
-        _, concept_encoder = load_encoder(settings.encoder)
+        text_encoder, self.tokenizer = load_encoder(settings.encoder)
+        concept_encoder, _ = load_encoder(settings.encoder)
         self.frozen = freeze_bottom(text_encoder, settings.frozen)
         self.concept_frozen = freeze_bottom(concept_encoder, settings.concept_frozen)
         self.encoders = ContrastiveModel(
@@ -214,8 +193,15 @@ class Pretrainer:
             pooling=settings.pooling,
             temperature=settings.temperature,
         )
-        length = min(settings.max_length, self.tokenizer.model_max_length)
+        length = min(settings.max_length, max_length(text_encoder))
         train, dev = split_passages(passages, settings.dev_fraction, settings.seed)
+        processes = self.accelerator.num_processes
+        for part, name in ((train, "to train on"), (dev or train, "to validate on")):
+            if len(part) < processes:
+                raise ValueError(
+                    f"There are {len(part)} passages {name}, expected at least {processes}, one "
+                    "for each process."
+                )
         self.words = sum(len(passage.text.split()) for passage in train)
         self.train = [tokenize_passage(passage, self.tokenizer, length) for passage in train]
         self.dev = [tokenize_passage(passage, self.tokenizer, length) for passage in dev]
@@ -292,7 +278,7 @@ class Pretrainer:
             pairs = sum(lengths[index] for index in indices) * sum(
                 len(group.values) for group in batch.concepts
             )
-            yield model(batch) / pairs
+            yield model(batch) / max(pairs, 1)
 
     def _mean(self, losses: list[Tensor]) -> float:
         """Mean over the batches of the losses that all processes share."""
@@ -377,15 +363,16 @@ class Pretrainer:
 
 def make_optimizer(model: torch.nn.Module, settings: PretrainSettings) -> torch.optim.AdamW:
     """AdamW on what is not frozen; biases and norms do not decay."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1]},
+        {
+            "params": [parameter for parameter in trained if parameter.ndim <= 1],
+            "weight_decay": 0.0,
+        },
+    ]
     return torch.optim.AdamW(
-        [
-            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-            {
-                "params": [parameter for parameter in parameters if parameter.ndim <= 1],
-                "weight_decay": 0.0,
-            },
-        ],
+        groups,
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,

@@ -1,0 +1,56 @@
+"""Pre-train an encoder contrastively on annotated text (NuNER 3.2)."""
+
+from pathlib import Path
+
+import typer
+from spacy.cli._util import parse_config_overrides
+from wasabi import msg
+
+from spacy_universalner.data.readers import read_passages
+from spacy_universalner.nuner.pretrain import METRICS_FILE, pretrain, read_settings
+
+
+def main(
+    context: typer.Context,
+    config: Path = typer.Argument(..., exists=True, dir_okay=False, help="Settings (.cfg)"),
+    corpus: Path = typer.Argument(..., exists=True, dir_okay=False, help="Passages (JSONL)"),
+    output: Path = typer.Argument(..., file_okay=False, help="Folder of the encoder"),
+    encoder: str = typer.Option(None, help="What to start from, if not what CONFIG says"),
+    also: list[Path] = typer.Option([], exists=True, dir_okay=False, help="More passages"),
+) -> None:
+    """Write the encoder, its tokenizer, a model card and pretraining.json to OUTPUT.
+
+    Settings can be overridden as in `spacy train`: --pretraining.epochs 5. A run that was
+    interrupted goes on after its last full epoch. Several processes:
+    accelerate launch --num_processes 2 -m scripts.pretrain_nuner ...
+    """
+    try:
+        overrides = parse_config_overrides(context.args)
+        if encoder is not None:
+            overrides["pretraining.encoder"] = encoder
+        settings = read_settings(config, overrides)
+        passages = [passage for path in (corpus, *also) for passage in read_passages(path)]
+        metrics = pretrain(passages, output, settings)
+    except (OSError, ValueError, ImportError) as error:
+        msg.fail(str(error), exits=1)
+    if metrics["mentions_lost"]:
+        msg.warn(f"{metrics['mentions_lost']:,} mentions stand beyond the length limit")
+    last = metrics["epochs"][-1]
+    msg.table(
+        [
+            ("passages", f"{metrics['passages']['train']:,}"),
+            ("concepts", f"{metrics['concepts']:,}"),
+            ("loss", f"{last['loss']:.5f}"),
+            ("validation loss", f"{last['dev_loss']:.5f}" if "dev_loss" in last else "none"),
+            ("seconds", f"{metrics['seconds']:.0f}"),
+            ("words a second", f"{metrics['words_per_second']:,.0f}"),
+        ]
+    )
+    msg.good(f"{output}: pre-trained, details in {METRICS_FILE}")
+
+
+app = typer.Typer()
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,227 @@
+"""Pre-training runs: settings, export, repeatability, kill and resume, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from spacy_universalner.data.readers import write_passages
+from spacy_universalner.nuner.pretrain import (
+    CONCEPT_ENCODER,
+    METRICS_FILE,
+    PretrainSettings,
+    freeze_bottom,
+    pretrain,
+    read_settings,
+    split_passages,
+)
+from spacy_universalner.ty import Mention, Passage
+
+ROOT = Path(__file__).parents[2]
+NAMES = {"person": ["Marie", "Pierre", "Barack"], "city": ["Paris", "Washington", "Aarhus"]}
+
+
+def make_passages(number=40):
+    passages = []
+    for index in range(number):
+        person = NAMES["person"][index % 3]
+        city = NAMES["city"][index // 3 % 3]
+        text = f"{person} worked in {city} {'again ' * (index % 4)}".strip()
+        start = text.index(city)
+        mentions = (
+            Mention(0, len(person), "person"),
+            Mention(start, start + len(city), "city"),
+        )
+        passages.append(Passage(f"p{index}", text, mentions))
+    return passages
+
+
+@pytest.fixture
+def settings(tiny_bert):
+    return PretrainSettings(
+        encoder=str(tiny_bert), epochs=3, batch_size=8, learning_rate=5e-3, dropout=False
+    )
+
+
+def weights(folder):
+    return AutoModel.from_pretrained(folder, add_pooling_layer=False).state_dict()
+
+
+def test_the_papers_settings_are_the_defaults():
+    found = read_settings(ROOT / "configs" / "pretrain_paper.cfg")
+    assert found == PretrainSettings(precision="bfloat16")
+
+
+@pytest.mark.parametrize("folder", ["configs", "configs/test"])
+def test_the_projects_settings_are_complete(folder):
+    text = (ROOT / folder / "pretrain_mini.cfg").read_text()
+    for name in asdict(PretrainSettings()):
+        assert f"\n{name} = " in text, name
+    read_settings(ROOT / folder / "pretrain_mini.cfg")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("epoch = 3", r"has no setting 'epoch'\. Known settings: encoder, seed"),
+        ("epochs = 0", r"epochs = 0 is not possible: expected at least 1"),
+        ("epochs = 2.5", r"epochs = 2\.5 in .* is a float, expected a int"),
+        ('learning_rate = "low"', r"learning_rate = 'low' in .* is a str, expected a float"),
+        ("frozen = 1.0", r"frozen = 1\.0 is not possible: expected at least 0 and less than 1"),
+        ('pooling = "max"', r"pooling = 'max' is not possible: expected 'mean' or 'first'"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path, line, message):
+    path = tmp_path / "pretrain.cfg"
+    path.write_text(f"[pretraining]\n{line}\n")
+    with pytest.raises(ValueError, match=message):
+        read_settings(path)
+
+
+def test_other_sections_are_refused(tmp_path):
+    path = tmp_path / "pretrain.cfg"
+    path.write_text("[training]\nepochs = 3\n")
+    with pytest.raises(ValueError, match=r"sections \['training'\], expected one: \[pretraining\]"):
+        read_settings(path)
+
+
+def test_settings_can_be_overridden(tmp_path):
+    path = tmp_path / "pretrain.cfg"
+    path.write_text("[pretraining]\nlearning_rate = 1\n")
+    found = read_settings(path, {"pretraining.epochs": 4})
+    assert found == PretrainSettings(learning_rate=1.0, epochs=4)
+
+
+def test_split_holds_out_a_share_by_seed():
+    passages = make_passages(40)
+    train, dev = split_passages(passages, 0.1, seed=0)
+    assert (len(train), len(dev)) == (36, 4)
+    assert sorted(train + dev, key=passages.index) == passages
+    assert split_passages(passages, 0.1, seed=0) == (train, dev)
+    assert split_passages(passages, 0.1, seed=1) != (train, dev)
+    assert split_passages(passages, 0.0, seed=0) == (passages, [])
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.0, 0), (0.5, 1), (0.99, 1)])
+def test_bottom_is_a_share_of_the_layers(tiny_bert, share, number):
+    encoder = AutoModel.from_pretrained(tiny_bert)
+    assert freeze_bottom(encoder, share) == number
+    free = [layer for layer in encoder.encoder.layer if layer.output.dense.weight.requires_grad]
+    assert len(free) == 2 - number
+    assert encoder.embeddings.word_embeddings.weight.requires_grad == (number == 0)
+
+
+def test_a_run_learns_and_writes_an_encoder_that_automodel_loads(tmp_path, settings):
+    metrics = pretrain(make_passages(), tmp_path / "encoder", settings, progress=False)
+    losses = [epoch["loss"] for epoch in metrics["epochs"]]
+    dev_losses = [epoch["dev_loss"] for epoch in metrics["epochs"]]
+    assert losses[2] < losses[1] < losses[0]
+    assert dev_losses[2] < dev_losses[0]
+    assert json.loads((tmp_path / "encoder" / METRICS_FILE).read_text()) == metrics
+    assert metrics["passages"] == {"train": 36, "dev": 4}
+    assert metrics["concepts"] == 2
+
+    base, trained = weights(settings.encoder), weights(tmp_path / "encoder")
+    assert base.keys() == trained.keys()
+    changed = {name for name in base if not torch.equal(base[name], trained[name])}
+    assert changed
+    assert all(name.startswith("encoder.layer.1.") for name in changed), "the rest is frozen"
+    concept = weights(tmp_path / "encoder" / CONCEPT_ENCODER)
+    assert not torch.equal(
+        base["embeddings.word_embeddings.weight"], concept["embeddings.word_embeddings.weight"]
+    )
+    AutoTokenizer.from_pretrained(tmp_path / "encoder")
+    card = (tmp_path / "encoder" / "README.md").read_text()
+    for part in ("seed = 0", "learning_rate = 0.005", "36 annotated passages", f"{losses[2]:.5f}"):
+        assert part in card
+    assert not list((tmp_path / "encoder").glob("checkpoint*"))
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path, settings):
+    settings = replace(settings, dropout=True, epochs=1)
+    passages = make_passages()
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        pretrain(passages, tmp_path / name, replace(settings, seed=seed), progress=False)
+    first, second, other = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_stored_states_change_nothing(tmp_path, settings):
+    passages = make_passages()
+    settings = replace(settings, concept_frozen=0.5, epochs=2)
+    plain = pretrain(passages, tmp_path / "plain", settings, progress=False)
+    cached = pretrain(
+        passages, tmp_path / "cached", replace(settings, cache_frozen=True), progress=False
+    )
+    for one, other in zip(plain["epochs"], cached["epochs"], strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    first, second = weights(tmp_path / "plain"), weights(tmp_path / "cached")
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-3)
+
+
+def command(folder, settings, *launch):
+    """The script as a user runs it, on a corpus in `folder`."""
+    write_passages(folder / "corpus.jsonl", make_passages(160))
+    values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in asdict(settings).items())
+    (folder / "pretrain.cfg").write_text(f"[pretraining]\n{values}\n")
+    return [
+        *(launch or (sys.executable,)),
+        "-m",
+        "scripts.pretrain_nuner",
+        *(str(folder / name) for name in ("pretrain.cfg", "corpus.jsonl")),
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_result_it_would_have_had(tmp_path, settings):
+    settings = replace(settings, dropout=True, epochs=30)
+    line = command(tmp_path, settings)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*line, tmp_path / "whole"], cwd=ROOT, env=environment, check=True)
+
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([*line, killed], cwd=ROOT, env=environment)
+    while not (killed / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / METRICS_FILE).exists()
+    done = len(torch.load(killed / "checkpoint.pt")["history"])
+    assert 0 < done < settings.epochs
+    subprocess.run([*line, killed], cwd=ROOT, env=environment, check=True)
+
+    first, second = weights(tmp_path / "whole"), weights(killed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    metrics = [
+        json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in ("whole", "killed")
+    ]
+    assert metrics[0]["epochs"] == metrics[1]["epochs"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path, settings):
+    line = command(tmp_path, settings)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*line, tmp_path / "one"], cwd=ROOT, env=environment, check=True)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    line = command(tmp_path, settings, *launch)
+    subprocess.run([*line, tmp_path / "two"], cwd=ROOT, env=environment, check=True)
+    metrics = [json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in ("one", "two")]
+    for one, two in zip(metrics[0]["epochs"], metrics[1]["epochs"], strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-2)
