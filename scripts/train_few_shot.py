@@ -58,7 +58,9 @@ def main(
         nlp = init_nlp(config, use_gpu=gpu_id)
         # Without a folder to write to there are no checkpoints to choose from.
         train(nlp, use_gpu=gpu_id, stdout=StringIO(), stderr=StringIO())
-        nlp.to_disk(output / name / "few-shot" / run / "model-last")
+        folder = output / name / "few-shot" / run / "model-last"
+        folder.mkdir(parents=True, exist_ok=True)
+        nlp.to_disk(folder)
     msg.good(f"Trained {len(runs)} pipelines", output)
 
 
