@@ -40,7 +40,7 @@ def load_encoder(
             model = AutoModel.from_pretrained(path, add_pooling_layer=False, **settings)
         except TypeError:
             model = AutoModel.from_pretrained(path, **settings)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise pretrained.unavailable(name, "the encoder of `nuner`", error) from error
     finally:
         logging.set_verbosity(verbosity)

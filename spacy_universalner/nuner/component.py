@@ -324,6 +324,17 @@ class NuNER(TrainablePipe):
             scores, self.model.ops.asarray2f(cast(Floats2d, targets)), weights
         )
 
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """Score predictions with the configured scorer, the span group included.
+
+        examples (Iterable[Example]): Predicted and gold documents.
+        **kwargs (Any): Passed on to the scorer.
+        RETURNS (dict[str, Any]): The scores, none without a scorer.
+        """
+        if self.scorer is None:
+            return {}
+        return self.scorer(examples, **{"spans_key": self.spans_key, **kwargs})
+
     def _gold_classes(self, example: Example) -> viterbi.Ints:
         """The class of each token, MISSING where it is not annotated."""
         index = {label: i for i, label in enumerate(self.labels)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import srsly
 import torch
 import torch.nn.functional as F
 from spacy.tokens import Doc
-from thinc.api import Optimizer, PyTorchShim, get_torch_default_device
+from thinc.api import Optimizer, PyTorchShim, get_torch_default_device, torch2xp, xp2torch
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
@@ -84,6 +85,11 @@ class EncoderShim(PyTorchShim):
     def width(self) -> int:
         return self.encoder.config.hidden_size * len(self.settings.layers)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether any weight is not frozen."""
+        return any(parameter.requires_grad for parameter in self.encoder.parameters())
+
     def load(self) -> None:
         """Load the pretrained weights and the tokenizer that the settings name."""
         self._adopt(*load_encoder(self.settings.name, self.settings.revision))
@@ -136,7 +142,7 @@ class EncoderShim(PyTorchShim):
             # Not a single wordpiece in any document.
             zeros = torch.zeros(len(batch.offsets), self.width, device=self.device)
             return zeros, lambda d_vectors: None
-        if is_train and self.settings.freeze != "all":
+        if is_train and self.is_trained:
             return self._begin_update(batch)
         return self._predict(batch), lambda d_vectors: None
 
@@ -159,10 +165,8 @@ class EncoderShim(PyTorchShim):
         return vectors.detach(), backprop
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        if self.settings.freeze == "all":
-            return
-        if optimizer.use_radam or not optimizer.b1:
-            super().finish_update(optimizer)
+        if not isinstance(optimizer, Optimizer) or optimizer.use_radam or not optimizer.b1:
+            self._finish_update_by_tensor(optimizer)
             return
         if self._adamw is None or self._adamw[0] is not optimizer:
             self._adamw = (optimizer, make_adamw(self.encoder))
@@ -177,6 +181,16 @@ class EncoderShim(PyTorchShim):
             group["weight_decay"] = optimizer.L2 if group["decay"] else 0.0
         adamw.step()
         adamw.zero_grad()
+
+    def _finish_update_by_tensor(self, optimizer: Callable[..., Any]) -> None:
+        """Let a Thinc optimiser other than Adam, or what `nlp.rehearse` gives, see each tensor."""
+        for name, parameter in self.encoder.named_parameters():
+            if parameter.grad is not None:
+                values, gradient = torch2xp(parameter.data), torch2xp(parameter.grad)
+                values, _ = optimizer((self.id, name), values, gradient)
+                parameter.data = xp2torch(values, device=self.device)
+                # `nlp.rehearse` reads the gradient later: let go of it, do not overwrite it.
+                parameter.grad = None
 
     def to_bytes(self) -> bytes:
         """The encoder's Hugging Face folder, file by file; empty before the weights are loaded."""
@@ -223,7 +237,10 @@ def cast_for_prediction(model: PreTrainedModel, precision: Precision) -> nn.Modu
     if precision == "float32":
         return model
     if precision == "int8":
-        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+        with warnings.catch_warnings():
+            # PyTorch announces a successor that lies in another package.
+            warnings.simplefilter("ignore")
+            return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     return copy.deepcopy(model).to(getattr(torch, precision))
 
 

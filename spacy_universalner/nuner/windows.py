@@ -124,11 +124,10 @@ def plan_windows(
         start = max(0, core_start - context)
         end = min(start + window, n_pieces)
         core_end = end if end == n_pieces else end - context
-        if end < n_pieces and len(sentences):
-            boundary = int(sentences[max(0, np.searchsorted(sentences, core_end, "right") - 1)])
-            if (core_start + core_end) // 2 < boundary:
-                core_end = boundary
-                end = min(core_end + context, n_pieces)
+        before = int(np.searchsorted(sentences, core_end, "right"))
+        if end < n_pieces and before and sentences[before - 1] > (core_start + core_end) // 2:
+            core_end = int(sentences[before - 1])
+            end = core_end + context
         yield Window(doc, start, end, core_start, core_end)
         core_start = core_end
 

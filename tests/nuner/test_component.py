@@ -1,0 +1,360 @@
+"""The component in spaCy: training, prediction, storage, streams, other components."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import spacy
+from spacy.tokens import Doc, DocBin, Span
+from spacy.training import Example
+from thinc.api import Config
+
+SENTENCES = [
+    ("Barack Obama was born in Hawaii.", [(0, 12, "PERSON"), (25, 31, "PLACE")]),
+    ("Marie Curie won the Nobel Prize in Paris.", [(0, 11, "PERSON"), (35, 40, "PLACE")]),
+    ("Pierre Curie worked in Washington.", [(0, 12, "PERSON"), (23, 33, "PLACE")]),
+    ("Nothing was won.", []),
+]
+LABELS = ("PERSON", "PLACE")
+
+
+def tok2vec(folder, **settings):
+    return {
+        "@architectures": "spacy-universalner.NuNEREncoder.v1",
+        "name": str(folder),
+        **settings,
+    }
+
+
+def make_nlp(folder, encoder=None, model=None, **config):
+    nlp = spacy.blank("en")
+    model = {**(model or {}), "tok2vec": tok2vec(folder, **(encoder or {}))}
+    nlp.add_pipe("nuner", config={**config, "model": model})
+    return nlp
+
+
+def make_examples(nlp, sentences=SENTENCES):
+    return [Example.from_dict(nlp.make_doc(t), {"entities": e}) for t, e in sentences]
+
+
+def train(nlp, steps=80, examples=None, rate=5e-3):
+    examples = examples or make_examples(nlp)
+    spacy.util.fix_random_seed(0)
+    optimizer = nlp.initialize(lambda: examples)
+    optimizer.learn_rate = rate
+    for _ in range(steps):
+        nlp.update(examples, sgd=optimizer)
+
+
+def found(doc):
+    return [(ent.start_char, ent.end_char, ent.label_) for ent in doc.ents]
+
+
+def weights(nlp):
+    return copy.deepcopy(nlp.get_pipe("nuner").model.to_bytes())
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_bert):
+    """A pipeline that knows its sentences by heart. Tests must not change it."""
+    nlp = make_nlp(tiny_bert)
+    train(nlp)
+    return nlp
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"model": {"head": "mlp", "scheme": "io"}},
+        {"encoder": {"layers": [-1, -2], "precision": "bfloat16"}},
+        {"encoder": {"precision": "int8"}, "label_smoothing": 0.1},
+        {"encoder": {"freeze": 0}, "class_weights": {"O": 0.5, "PERSON": 2.0}},
+    ],
+)
+def test_it_learns_its_examples(tiny_bert, settings):
+    nlp = make_nlp(tiny_bert, **settings)
+    train(nlp)
+    for text, entities in SENTENCES:
+        assert found(nlp(text)) == entities
+
+
+def test_the_factory_needs_no_import_and_no_weights(tmp_path):
+    """Nor does adding the default component: its weights are not there."""
+    code = (
+        "import spacy, sys; nlp = spacy.blank('en'); pipe = nlp.add_pipe('nuner');"
+        "assert pipe.model.get_ref('tok2vec').shims[0].settings.name == 'numind/NuNER-v2.0'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_spans_are_scored(trained):
+    doc = trained(SENTENCES[0][0])
+    group = doc.spans["nuner"]
+    assert [(s.text, s.label_) for s in group] == [("Barack Obama", "PERSON"), ("Hawaii", "PLACE")]
+    assert [span._.score for span in group] == pytest.approx(group.attrs["scores"].tolist())
+    assert [ent._.score for ent in doc.ents] == [span._.score for span in group]
+    assert all(0.5 < score <= 1.0 for score in group.attrs["scores"])
+    # What is serialised keeps the scores.
+    restored = Doc(trained.vocab).from_bytes(doc.to_bytes())
+    assert restored.spans["nuner"].attrs["scores"].tolist() == group.attrs["scores"].tolist()
+    assert restored.ents[0]._.score == doc.ents[0]._.score
+
+
+def test_a_score_is_the_geometric_mean_of_the_classes_probabilities(trained):
+    pipe = trained.get_pipe("nuner")
+    doc = trained.make_doc("Barack Obama")
+    probabilities = np.asarray([[0.1, 0.8, 0.1, 0, 0], [0.1, 0.1, 0.2, 0.3, 0.3]]) + 1e-9
+    pipe.set_annotations([doc], [np.log(probabilities).astype("float32")])
+    # Greedy would be PERSON, PLACE; both are single tokens.
+    assert [(s.text, s.label_) for s in doc.spans["nuner"]] == [
+        ("Barack", "PERSON"),
+        ("Obama", "PLACE"),
+    ]
+    probabilities = np.asarray([[0.1, 0.8, 0.1, 0, 0], [0.1, 0.1, 0.5, 0.3, 0]]) + 1e-9
+    pipe.set_annotations([doc], [np.log(probabilities).astype("float32")])
+    assert doc.spans["nuner"].attrs["scores"].tolist() == pytest.approx([(0.8 * 0.5) ** 0.5])
+
+
+def test_threshold_holds_for_ents_and_not_for_spans(trained, tiny_bert):
+    nlp = make_nlp(tiny_bert, threshold=1.0).from_bytes(trained.to_bytes())
+    doc = nlp(SENTENCES[0][0])
+    assert found(doc) == [] and len(doc.spans["nuner"]) == 2
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_earlier_entities_survive_unless_told_otherwise(trained, tiny_bert, overwrite):
+    nlp = make_nlp(tiny_bert, overwrite_ents=overwrite).from_bytes(trained.to_bytes())
+    doc = nlp.make_doc(SENTENCES[0][0])
+    doc.ents = [Span(doc, 1, 3, label="EARLIER")]
+    doc = nlp.get_pipe("nuner")(doc)
+    expected = SENTENCES[0][1] if overwrite else [(7, 16, "EARLIER"), SENTENCES[0][1][1]]
+    assert found(doc) == expected
+    assert len(doc.spans["nuner"]) == 2
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n", "😀", "Pierre", "İ é\r\n", "​", "x" * 3000])
+def test_odd_texts_do_not_raise(trained, text):
+    doc = trained(text)
+    assert all(
+        span.text == doc.text[span.start_char : span.end_char] for span in doc.spans["nuner"]
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_pipe_is_the_same_as_one_by_one(trained, batch_size):
+    texts = ["", *(text for text, _ in SENTENCES), " ", "Marie Curie", "Hawaii and Paris"]
+    alone = [trained(text) for text in texts]
+    together = list(trained.pipe(texts, batch_size=batch_size))
+    assert [doc.text for doc in together] == texts
+    for one, other in zip(alone, together, strict=True):
+        assert found(one) == found(other)
+        np.testing.assert_allclose(
+            one.spans["nuner"].attrs["scores"], other.spans["nuner"].attrs["scores"], rtol=1e-3
+        )
+
+
+def test_long_documents_go_through_in_windows(trained):
+    """100,000 tokens; the entities of a repeated sentence are found throughout."""
+    text = SENTENCES[0][0] + " "
+    n_tokens = len(trained.make_doc(text))
+    repeats = 100_000 // n_tokens
+    doc = Doc.from_docs([trained.make_doc(text)] * repeats, ensure_whitespace=False)
+    doc = trained.get_pipe("nuner")(doc)
+    assert len(doc) > 99_000
+    assert sum(ent.label_ == "PLACE" for ent in doc.ents) > 0.8 * repeats
+
+
+def test_several_processes(trained):
+    texts = [text for text, _ in SENTENCES] * 4
+    docs = list(trained.pipe(texts, n_process=2, batch_size=4))
+    assert [found(doc) for doc in docs] == [entities for _, entities in SENTENCES] * 4
+    assert docs[0].ents[0]._.score > 0.5
+
+
+def test_missing_annotation_teaches_nothing(tiny_bert):
+    nlp = make_nlp(tiny_bert)
+    train(nlp, steps=0)
+    pipe = nlp.get_pipe("nuner")
+    reference = nlp.make_doc("Barack Obama was born in Hawaii.")
+    person = Span(reference, 0, 2, label="PERSON")
+    reference.set_ents([person], missing=[reference[2:4]], default="outside")
+    example = Example(nlp.make_doc(reference.text), reference)
+    assert list(pipe._gold_classes(example)) == [1, 2, -1, -1, 0, 0, 0]
+    scores = [np.zeros((7, 5), dtype="float32")]
+    loss, (gradient,) = pipe.get_loss([example], scores)
+    assert loss == pytest.approx(np.log(5))
+    assert not gradient[2:4].any() and gradient[[0, 1, 4, 5, 6]].any(axis=1).all()
+    # Nothing is annotated at all.
+    blank = Example(nlp.make_doc("Marie Curie"), nlp.make_doc("Marie Curie"))
+    loss, (gradient,) = pipe.get_loss([blank], scores[:1] and [scores[0][:2]])
+    assert loss == 0.0 and not gradient.any()
+
+
+def test_loss_and_gradient_by_hand(tiny_bert):
+    nlp = make_nlp(tiny_bert, label_smoothing=0.1, class_weights={"O": 0.5})
+    train(nlp, steps=0)
+    example = Example.from_dict(nlp.make_doc("Paris won"), {"entities": [(0, 5, "PLACE")]})
+    logits = np.log(np.asarray([[0.2, 0.2, 0.2, 0.2, 0.2], [0.6, 0.1, 0.1, 0.1, 0.1]]))
+    loss, (gradient,) = nlp.get_pipe("nuner").get_loss([example], [logits.astype("float32")])
+    place = np.asarray([0.02, 0.02, 0.02, 0.92, 0.02])
+    outside = np.asarray([0.92, 0.02, 0.02, 0.02, 0.02])
+    expected = -(place * logits[0]).sum() / 1.5 - (outside * logits[1]).sum() * 0.5 / 1.5
+    assert loss == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(gradient[0], (np.exp(logits[0]) - place) / 1.5, rtol=1e-4)
+    np.testing.assert_allclose(gradient[1], (np.exp(logits[1]) - outside) / 3, rtol=1e-4)
+
+
+def test_class_weights_of_unknown_labels_are_refused(tiny_bert):
+    nlp = make_nlp(tiny_bert, class_weights={"PLANET": 2.0})
+    with pytest.raises(ValueError, match=r"\['PLANET'\].*PERSON, PLACE"):
+        train(nlp, steps=1)
+
+
+def test_initialize_takes_labels_and_refuses_none(tiny_bert):
+    nlp = make_nlp(tiny_bert)
+    examples = make_examples(nlp)
+    nlp.get_pipe("nuner").initialize(lambda: examples, nlp=nlp, labels=["B", "A"])
+    assert nlp.get_pipe("nuner").labels == ("B", "A")
+    assert nlp.get_pipe("nuner").label_data == ["B", "A"]
+    nlp = make_nlp(tiny_bert)
+    with pytest.raises(ValueError, match="label"):
+        nlp.initialize(lambda: examples[3:])
+
+
+def test_training_on_documents_without_tokens(tiny_bert):
+    nlp = make_nlp(tiny_bert)
+    optimizer = nlp.initialize(lambda: make_examples(nlp))
+    empty = Example.from_dict(nlp.make_doc(""), {"entities": []})
+    assert nlp.update([empty], sgd=optimizer) == {"nuner": 0.0}
+    assert nlp.update([empty, *make_examples(nlp)], sgd=optimizer)["nuner"] > 0
+
+
+def test_new_labels_are_learned_on_top(trained, tiny_bert):
+    nlp = make_nlp(tiny_bert).from_bytes(trained.to_bytes())
+    pipe = nlp.get_pipe("nuner")
+    assert [pipe.add_label("PRIZE"), pipe.add_label("PRIZE")] == [1, 0]
+    text, entities = SENTENCES[1]
+    assert found(nlp(text)) == entities
+    more = [*SENTENCES[:1], (text, [*entities, (20, 31, "PRIZE")]), *SENTENCES[2:]]
+    optimizer = nlp.resume_training()
+    optimizer.learn_rate = 5e-3
+    for _ in range(80):
+        nlp.update(make_examples(nlp, more), sgd=optimizer)
+    assert found(nlp(text)) == sorted([*entities, (20, 31, "PRIZE")])
+    again = make_nlp(tiny_bert).from_bytes(nlp.to_bytes())
+    assert found(again(text)) == found(nlp(text))
+
+
+def test_rehearsal_holds_on_to_the_earlier_predictions(trained, tiny_bert):
+    nlp = make_nlp(tiny_bert).from_bytes(trained.to_bytes())
+    examples = make_examples(nlp)
+    pipe = nlp.get_pipe("nuner")
+    assert pipe.rehearse(examples) == {"nuner": 0.0}  # no model to rehearse yet
+    optimizer = nlp.resume_training()
+    optimizer.learn_rate = 5e-3
+    forget = make_examples(nlp, [(text, []) for text, _ in SENTENCES])
+    for _ in range(40):
+        nlp.update(forget, sgd=optimizer)
+    assert found(nlp(SENTENCES[0][0])) == []
+    for _ in range(80):
+        nlp.rehearse(forget, sgd=optimizer)
+    assert found(nlp(SENTENCES[0][0])) == SENTENCES[0][1]
+
+
+def test_disk_and_bytes_hold_the_weights(trained, tmp_path):
+    texts = [text for text, _ in SENTENCES]
+    trained.to_disk(tmp_path)
+    for loaded in (spacy.load(tmp_path), spacy.blank("en").from_config(trained.config)):
+        loaded.from_bytes(trained.to_bytes())
+        assert [found(doc) for doc in loaded.pipe(texts)] == [e for _, e in SENTENCES]
+        assert loaded.get_pipe("nuner").labels == LABELS
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_a_saved_pipeline_can_be_loaded_in_another_precision(trained, tmp_path, precision):
+    trained.to_disk(tmp_path / "float32")
+    override = {"components.nuner.model.tok2vec.precision": precision}
+    nlp = spacy.load(tmp_path / "float32", config=override)
+    nlp.to_disk(tmp_path / precision)
+    again = spacy.load(tmp_path / precision)
+    shim = again.get_pipe("nuner").model.get_ref("tok2vec").shims[0]
+    assert shim.settings.precision == precision
+    for text, entities in SENTENCES:
+        assert found(again(text)) == found(nlp(text)) == entities
+
+
+def test_sourcing_into_another_pipeline(trained):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer")
+    nlp.add_pipe("nuner", source=trained)
+    assert found(nlp(SENTENCES[0][0])) == SENTENCES[0][1]
+
+
+def test_evaluation(trained):
+    scores = trained.evaluate(make_examples(trained))
+    assert scores["ents_f"] == 1.0
+    assert scores["ents_per_type"]["PLACE"] == {"p": 1.0, "r": 1.0, "f": 1.0}
+    assert scores["spans_nuner_f"] == 1.0
+
+
+def write_examples(path):
+    nlp = spacy.blank("en")
+    DocBin(docs=[eg.reference for eg in make_examples(nlp)]).to_disk(path)
+
+
+CONFIG = """
+[nlp]
+lang = "en"
+pipeline = ["transformer", "tagger", "nuner"]
+
+[components]
+
+[components.transformer]
+factory = "transformer"
+
+[components.transformer.model]
+@architectures = "spacy-transformers.TransformerModel.v3"
+name = "{name}"
+
+[components.transformer.model.get_spans]
+@span_getters = "spacy-transformers.doc_spans.v1"
+
+[components.tagger]
+factory = "tagger"
+
+[components.tagger.model]
+@architectures = "spacy.Tagger.v2"
+
+[components.tagger.model.tok2vec]
+@architectures = "spacy-transformers.TransformerListener.v1"
+pooling = {{"@layers":"reduce_mean.v1"}}
+
+[components.nuner]
+factory = "nuner"
+
+[components.nuner.model.tok2vec]
+@architectures = "spacy-transformers.TransformerListener.v1"
+pooling = {{"@layers":"reduce_mean.v1"}}
+"""
+
+
+def test_on_a_shared_transformer(tiny_bert):
+    config = Config().from_str(CONFIG.format(name=tiny_bert))
+    nlp = spacy.util.load_model_from_config(config, auto_fill=True)
+    examples = []
+    for text, entities in SENTENCES:
+        doc = nlp.make_doc(text)
+        tags = ["X"] * len(doc)
+        examples.append(Example.from_dict(doc, {"entities": entities, "tags": tags}))
+    spacy.util.fix_random_seed(0)
+    optimizer = nlp.initialize(lambda: examples)
+    optimizer.learn_rate = 5e-3
+    before = weights(nlp)
+    for _ in range(60):
+        losses = nlp.update(examples, sgd=optimizer)
+    assert set(losses) == {"transformer", "tagger", "nuner"}
+    assert weights(nlp) != before
+    assert [found(nlp(text)) for text, _ in SENTENCES] == [e for _, e in SENTENCES]
