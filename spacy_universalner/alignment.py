@@ -119,10 +119,11 @@ def to_spans(
     """
     scores: dict[tuple[int, int, str], float | None] = {}
     rejects = []
+    text = doc.text  # spaCy joins it anew at each access
     for mention in mentions:
         span = doc.char_span(mention.start, mention.end, alignment_mode=alignment_mode)
         if span is None:
-            rejects.append(Reject(doc.text[mention.start : mention.end], OFF_TOKENS))
+            rejects.append(Reject(text[mention.start : mention.end], OFF_TOKENS))
             continue
         key = (span.start, span.end, mention.label)
         known = scores.get(key)

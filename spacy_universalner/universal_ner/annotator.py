@@ -70,13 +70,14 @@ class Annotator:
         """
         refused: list[Refused] = []
         located = []
+        text = doc.text  # spaCy joins it anew at each access
         for window, group in zip(windows, answers, strict=True):
             found, rejects = questions.read(group)
             refused.extend(rejects)
-            located.append(list(self._locate(doc.text, window, found, refused)))
-        mentions = merge(windows, located, refused, doc.text)
+            located.append(list(self._locate(text, window, found, refused)))
+        mentions = merge(windows, located, refused, text)
         if self.occurrences == "first":
-            mentions = _first_of_each(mentions, doc.text)
+            mentions = _first_of_each(mentions, text)
         spans, off_tokens = to_spans(doc, mentions, self.alignment_mode)
         refused.extend(Refused("", reject.item, reject.reason) for reject in off_tokens)
         if self.annotate in ("spans", "both"):

@@ -340,17 +340,18 @@ class UniversalNER(Pipe):
 
     def _plan(self, doc: Doc) -> _Task:
         """Decide what to ask: nothing about a blank document."""
-        windows = [] if self.questions.labels == {} else self._windows(doc)
+        text = doc.text  # spaCy joins it anew at each access
+        windows = [] if self.questions.labels == {} else self._windows(doc, text)
         if len(windows) > 1:
             logger.info("%s: asking about a text in %d windows", self.name, len(windows))
-        prompts = [self.questions.prompts(doc.text[each.start : each.end]) for each in windows]
+        prompts = [self.questions.prompts(text[each.start : each.end]) for each in windows]
         return _Task(doc, windows, prompts)
 
-    def _windows(self, doc: Doc) -> list[Window]:
+    def _windows(self, doc: Doc, text: str) -> list[Window]:
         """Windows in the model's tokens if it tells them, else in the document's, each of which
         is taken for up to two of the model's."""
         if isinstance(self.model, ModelWithOffsets):
-            offsets = self.model.token_offsets(doc.text)
+            offsets = self.model.token_offsets(text)
             return cover(doc, self._size(1), self.stride, offsets)
         return cover(doc, self._size(2), self.stride)
 

@@ -83,7 +83,8 @@ class UniNERTask:
         """
         for doc in docs:
             windows = self._windows(doc, context_length)
-            texts = [doc.text[window.start : window.end] for window in windows]
+            text = doc.text  # spaCy joins it anew at each access
+            texts = [text[window.start : window.end] for window in windows]
             # The windows go along so that the reading does not depend on the context length.
             doc.user_data[_WINDOWS] = [(w.start, w.end, w.cut_start, w.cut_end) for w in windows]
             yield [prompt for text in texts for prompt in self.questions.prompts(text)], [doc]

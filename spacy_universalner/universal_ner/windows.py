@@ -37,16 +37,17 @@ def cover(
         None for the document's own.
     RETURNS (list[Window]): See `plan_windows`; none for a blank document.
     """
-    if not doc.text.strip():
+    text = doc.text  # spaCy joins it anew at each access
+    if not text.strip():
         return []
     if offsets is None:
         offsets = [(token.idx, token.idx + len(token)) for token in doc]
     if len(offsets) <= size:
-        return [Window(0, len(doc.text))]
+        return [Window(0, len(text))]
     has_sentences = doc.has_annotation("SENT_START")
     sentences = [sentence.start_char for sentence in doc.sents] if has_sentences else []
     words = [token.idx for token in doc]
-    return plan_windows(doc.text, offsets, size, min(stride, (size - 1) // 2), sentences, words)
+    return plan_windows(text, offsets, size, min(stride, (size - 1) // 2), sentences, words)
 
 
 def plan_windows(

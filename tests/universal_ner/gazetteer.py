@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import log
 
 from spacy_llm.registry import registry
 
@@ -13,17 +14,31 @@ from spacy_universalner.ty import Answer, Prompt
 QUESTION = re.compile(r"What describes (.+) in the text\? ASSISTANT:? ?$", re.DOTALL)
 
 
-class Gazetteer:
-    """Knows strings by type; tokens are runs of non-space characters.
+def respond(entities: dict[str, list[str]], prompt: Prompt) -> str:
+    """Answer a prompt of any template, or the discovery prompt."""
+    found = {
+        asked: [string for string in strings if string in prompt.source]
+        for asked, strings in entities.items()
+    }
+    question = QUESTION.search(prompt)
+    if question is None:
+        return repr([(string, asked) for asked, strings in found.items() for string in strings])
+    if prompt.lists_strings:
+        return json.dumps(found.get(question[1], []))
+    return json.dumps({asked: found.get(asked, []) for asked in question[1].split(", ")})
 
-    entities (dict[str, list[str]]): From what is asked to the strings that it finds.
+
+class Gazetteer:
+    """Knows strings by type. Its tokens are runs of non-space characters.
+
+    A text with "BROKEN" in it gets an error, one with "CRASH" an exception.
     """
 
     def __init__(self, entities: dict[str, list[str]], context_length: int | None = None) -> None:
         self.entities = entities
         self.context_length = context_length
-        self.max_new_tokens = 16
-        self.seen: list[list[str]] = []
+        self.max_new_tokens = 8
+        self.seen: list[list[Prompt]] = []
 
     @property
     def identity(self) -> str:
@@ -32,25 +47,26 @@ class Gazetteer:
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         return [match.span() for match in re.finditer(r"\S+", text)]
 
-    def respond(self, prompt: Prompt) -> str:
-        asked = QUESTION.search(prompt)[1]
-        known = self.entities.get(asked, [])
-        return json.dumps([string for string in known if string in prompt.source])
-
     def answer(self, prompts: Iterable[Sequence[Prompt]]) -> Iterator[list[Answer]]:
         for group in prompts:
             self.seen.append(list(group))
-            yield [self._score(self.respond(prompt)) for prompt in group]
+            yield [self._answer(prompt) for prompt in group]
 
     def __call__(self, prompts: Iterable[Iterable[Prompt]]) -> list[list[str]]:
         return [[answer.text for answer in group] for group in self.answer(map(list, prompts))]
 
-    def _score(self, text: str) -> Answer:
-        """Every character a token; the letters of shorter strings are less probable."""
-        logprobs: list[float] = []
-        for part in re.findall(r'"[^"]*"|.', text):
-            logprobs += [-1.0 / len(part)] * len(part)
-        return Answer(text, tuple(range(1, len(text) + 1)), tuple(logprobs))
+    def _answer(self, prompt: Prompt) -> Answer:
+        """Each character is a token; those of a string have the mean probability 1 - 1/length."""
+        if "BROKEN" in prompt.source:
+            return Answer("", error="it is broken")
+        if "CRASH" in prompt.source:
+            raise RuntimeError("it crashed")
+        text = respond(self.entities, prompt)
+        probabilities: list[float] = []
+        for part in re.findall(r'"[^"]*"|.', text, re.DOTALL):
+            probabilities += [1 - 1 / max(2, len(part) - 2)] * len(part)
+        logprobs = tuple(log(p) for p in probabilities)
+        return Answer(text, tuple(range(1, len(text) + 1)), logprobs)
 
 
 @registry.llm_models("test.Gazetteer.v1")
@@ -59,11 +75,15 @@ def make_gazetteer(entities: dict[str, list[str]], context_length: int | None = 
 
 
 @registry.llm_models("test.PlainGazetteer.v1")
-def make_plain_gazetteer(entities: dict[str, list[str]]):
+def make_plain_gazetteer(entities: dict[str, list[str]]) -> Callable[..., list[list[str]]]:
     """The same as nothing but a function, as spacy-llm's models are."""
-    model = Gazetteer(entities)
 
-    def answer(prompts):
-        return [[model.respond(prompt) for prompt in group] for group in prompts]
+    def answer(prompts: Iterable[Iterable[Prompt]]) -> list[list[str]]:
+        responses = []
+        for group in prompts:
+            if any("CRASH" in prompt.source for prompt in group):
+                raise ConnectionError("it is unreachable")
+            responses.append([respond(entities, prompt) for prompt in group])
+        return responses
 
     return answer

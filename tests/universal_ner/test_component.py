@@ -1,0 +1,620 @@
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import warnings
+from collections import Counter
+
+import pytest
+import spacy
+from hypothesis import given
+from hypothesis import strategies as st
+from spacy import displacy
+from spacy.pipeline import EntityRuler
+from spacy.tokens import Doc, DocBin, Span
+from spacy.training import Example
+from spacy.util import ignore_error
+
+from spacy_universalner.alignment import INSIDE_WORD, NOT_IN_TEXT, OFF_TOKENS
+from spacy_universalner.data.store import ResponseStore
+from spacy_universalner.universal_ner.annotator import BELOW_THRESHOLD
+from spacy_universalner.universal_ner.component import UniversalNER
+from tests.universal_ner import gazetteer
+
+ENTITIES = {
+    "person": ["Ana Soto", "Soto", "Bo", "Paris"],
+    "organization": ["Paris Opera", "Soto Labs"],
+    "location": ["Paris", "Genoa"],
+}
+TEXT = "Ana Soto of Soto Labs left Paris. Bo met Soto at the Paris Opera in Paris."
+LABELS = ["person", "organization", "location"]
+
+
+def make_nlp(model: str = "test.Gazetteer.v1", entities=None, settings=None, **config):
+    nlp = spacy.blank("en")
+    entities = ENTITIES if entities is None else entities
+    model = {"@llm_models": model, "entities": entities, **(settings or {})}
+    nlp.add_pipe("universal_ner", config={"labels": LABELS, "model": model, **config})
+    return nlp
+
+
+def pipe_of(nlp) -> UniversalNER:
+    return nlp.get_pipe("universal_ner")
+
+
+def ents(doc: Doc) -> list[tuple[str, str]]:
+    return [(ent.text, ent.label_) for ent in doc.ents]
+
+
+def places(doc: Doc) -> dict:
+    """Everything that the component sets, as plain data."""
+    group = doc.spans["universal_ner"]
+    return {
+        "ents": [(ent.start_char, ent.end_char, ent.label_, ent._.score) for ent in doc.ents],
+        "spans": [(span.start_char, span.end_char, span.label_) for span in group],
+        "scores": group.attrs["scores"],
+        "record": doc.user_data["universal_ner"],
+    }
+
+
+def test_every_key_of_the_config_has_a_default_that_works():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("universal_ner")
+    assert nlp.get_pipe_config("universal_ner") == {
+        "factory": "universal_ner",
+        "labels": ["person", "organization", "location"],
+        "model": {
+            "@llm_models": "spacy-universalner.HF.v1",
+            "name": "Universal-NER/UniNER-7B-type",
+            "revision": "main",
+            "adapter": None,
+            "dtype": "auto",
+            "device": None,
+            "device_map": None,
+            "max_new_tokens": 256,
+            "batch_tokens": 16384,
+            "constrain": "none",
+        },
+        "template": "serve",
+        "dataset": None,
+        "annotate": "both",
+        "spans_key": None,
+        "conflict": "longest",
+        "overwrite_ents": False,
+        "occurrences": "all",
+        "alignment_mode": "expand",
+        "threshold": 0.0,
+        "label_thresholds": {},
+        "max_new_tokens": None,
+        "window": 512,
+        "stride": 64,
+        "cache": None,
+        "on_error": "raise",
+        "save_io": False,
+        "scorer": {"@scorers": "spacy-universalner.EntityScorer.v1"},
+    }
+
+
+def test_missing_weights_are_one_clear_message_at_the_first_document():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("universal_ner")
+    with pytest.raises(OSError, match=r"Could not load .* 'Universal-NER/UniNER-7B-type'") as error:
+        nlp("Some text.")
+    assert "set `name` to that folder" in str(error.value)
+
+
+def test_each_type_is_asked_once_about_each_text():
+    nlp = make_nlp()
+    list(nlp.pipe([TEXT, "", "Genoa"]))
+    assert [[str(prompt) for prompt in group] for group in pipe_of(nlp).model.seen] == [
+        [
+            "A virtual assistant answers questions from a user based on the provided text. USER: "
+            f"Text: {text} ASSISTANT: I've read this text.</s>USER: What describes {label} in the "
+            "text? ASSISTANT:"
+            for label in LABELS
+        ]
+        for text in (TEXT, "Genoa")
+    ]
+
+
+def test_all_spans_stand_in_spans_and_a_resolved_set_in_ents():
+    doc = make_nlp()(TEXT)
+    assert [(span.text, span.label_) for span in doc.spans["universal_ner"]] == [
+        ("Ana Soto", "person"),
+        ("Soto", "person"),
+        ("Soto", "person"),
+        ("Soto Labs", "organization"),
+        ("Paris", "location"),
+        ("Paris", "person"),
+        ("Bo", "person"),
+        ("Soto", "person"),
+        ("Paris", "location"),
+        ("Paris", "person"),
+        ("Paris Opera", "organization"),
+        ("Paris", "location"),
+        ("Paris", "person"),
+    ]
+    assert ents(doc) == [
+        ("Ana Soto", "person"),
+        ("Soto Labs", "organization"),
+        ("Paris", "location"),  # the tie is broken by the alphabet, not by the order of labels
+        ("Bo", "person"),
+        ("Soto", "person"),
+        ("Paris Opera", "organization"),
+        ("Paris", "location"),
+    ]
+    for span in doc.spans["universal_ner"]:
+        assert span.text == doc.text[span.start_char : span.end_char]
+
+
+def test_scores_stand_on_spans_entities_and_group():
+    doc = make_nlp()(TEXT)
+    scores = {"Ana Soto": 7 / 8, "Soto": 3 / 4, "Paris": 4 / 5, "Paris Opera": 10 / 11}
+    group = doc.spans["universal_ner"]
+    assert group.attrs["scores"] == [span._.score for span in group]
+    for span in (*group, *doc.ents):
+        if span.text in scores:
+            assert span._.score == pytest.approx(scores[span.text])
+
+
+def test_labels_map_to_what_is_asked():
+    nlp = make_nlp(labels={"PER": "person", "WORK": "organization"})
+    assert set(ents(nlp(TEXT))) == {
+        ("Ana Soto", "PER"),
+        ("Soto", "PER"),
+        ("Soto Labs", "WORK"),
+        ("Bo", "PER"),
+        ("Paris", "PER"),
+        ("Paris Opera", "WORK"),
+    }
+    assert pipe_of(nlp).labels == ("PER", "WORK")
+
+
+def test_definitions_dataset_and_all_at_once_change_the_question():
+    definition = "a town, a village or a city"
+    nlp = make_nlp(
+        entities={definition: ["Genoa"]},
+        labels={"PLACE": definition},
+        template="definition",
+        dataset="travel",
+    )
+    assert ents(nlp("to Genoa")) == [("Genoa", "PLACE")]
+    (prompt,) = pipe_of(nlp).model.seen[0]
+    assert "USER: Dataset: travel\n Text: to Genoa ASSISTANT:" in prompt
+    assert f"What describes {definition} in the text?" in prompt
+
+    nlp = make_nlp(template="all_in_one", labels={"PER": "person", "LOC": "location"})
+    assert ents(nlp("Bo in Genoa")) == [("Bo", "PER"), ("Genoa", "LOC")]
+    assert len(pipe_of(nlp).model.seen[0]) == 1
+
+
+def test_discovery_takes_whatever_type_the_model_finds():
+    nlp = make_nlp(entities={"board game": ["Go"], "city": ["Genoa"]}, labels=None)
+    doc = nlp("Go is played in Genoa.")
+    assert ents(doc) == [("Go", "board game"), ("Genoa", "city")]
+    assert pipe_of(nlp).labels == ()
+    (prompt,) = pipe_of(nlp).model.seen[0]
+    assert prompt.startswith("Given a passage, your task is to extract all entities")
+    assert prompt.endswith("\n\nPassage: Go is played in Genoa.")
+    with pytest.raises(ValueError, match="labels = null"):
+        pipe_of(nlp).add_label("person")
+
+
+def test_annotate_chooses_what_is_set():
+    doc = make_nlp(annotate="ents")(TEXT)
+    assert doc.ents and not doc.spans
+    doc = make_nlp(annotate="spans", spans_key="found")(TEXT)
+    assert not doc.ents and len(doc.spans["found"]) == 13
+
+
+@pytest.mark.parametrize(
+    "conflict,expected", [("longest", "New Ana"), ("score", "Anastasia"), ("label_order", "Ana")]
+)
+def test_conflict_policies(conflict, expected):
+    # A string's score grows with its length in characters; "longest" counts tokens
+    text = {"longest": "New Ana", "score": "In Anastasia", "label_order": "New Ana"}[conflict]
+    entities = {"a": ["New Ana", "In A"], "b": ["Ana"], "c": ["Anastasia"]}
+    nlp = make_nlp(entities=entities, labels=["b", "a", "c"], conflict=conflict)
+    assert [ent.text for ent in nlp(text).ents] == [expected]
+
+
+def test_first_occurrence_only():
+    doc = make_nlp(occurrences="first")(TEXT)
+    assert [span.start_char for span in doc.spans["universal_ner"] if span.text == "Paris"] == [
+        27,
+        27,
+    ]
+
+
+def test_alignment_modes():
+    entities = {"person": ["Ana U.S."]}
+    text = "Ana U.S.-led"  # "U.S.-led" is one token
+    for mode, expected in (("strict", []), ("contract", ["Ana"]), ("expand", ["Ana U.S.-led"])):
+        doc = make_nlp(entities=entities, alignment_mode=mode)(text)
+        assert [ent.text for ent in doc.ents] == expected
+    doc = make_nlp(entities=entities, alignment_mode="strict")(text)
+    assert doc.user_data["universal_ner"]["counts"] == {OFF_TOKENS: 1}
+
+
+def test_earlier_entities_are_kept_or_replaced():
+    for overwrite, expected in (
+        (False, [("Ana", "RULE"), ("Soto Labs", "organization"), ("left", "RULE")]),
+        (True, [("Ana Soto", "person"), ("Soto Labs", "organization"), ("left", "RULE")]),
+    ):
+        nlp = make_nlp(overwrite_ents=overwrite)
+        ruler: EntityRuler = nlp.add_pipe("entity_ruler", before="universal_ner")
+        ruler.add_patterns([{"label": "RULE", "pattern": word} for word in ("Ana", "left")])
+        doc = nlp(TEXT)
+        assert ents(doc)[:3] == expected if overwrite else ents(doc)[0] == expected[0]
+        assert set(expected) <= set(ents(doc))
+        assert len(doc.spans["universal_ner"]) == 13
+
+
+def test_thresholds():
+    nlp = make_nlp(threshold=0.78, label_thresholds={"location": 0.9, "organization": 0.0})
+    doc = nlp(TEXT)
+    assert Counter(span.label_ for span in doc.spans["universal_ner"]) == {
+        "person": 4,  # Ana Soto 7/8, three times Paris 4/5; not Soto 3/4 and Bo 1/2
+        "organization": 2,
+    }
+    record = doc.user_data["universal_ner"]
+    assert record["counts"] == {BELOW_THRESHOLD: 3}
+    assert record["rejects"] == [
+        {"label": "person", "item": "Soto", "reason": BELOW_THRESHOLD},
+        {"label": "person", "item": "Bo", "reason": BELOW_THRESHOLD},
+        {"label": "location", "item": "Paris", "reason": BELOW_THRESHOLD},
+    ]
+
+
+def test_whatever_is_not_used_is_kept_with_its_reason():
+    answers = {
+        "person": '["Bo", "Zoe", "oa", 7, "Bo"]',
+        "organization": "I do not know.",
+        "location": '["genoa", "Par',
+    }
+
+    @spacy.registry.llm_models("test.Canned.v1")
+    def make_canned():
+        def answer(prompts):
+            return [
+                [answers[gazetteer.QUESTION.search(prompt)[1]] for prompt in group]
+                for group in prompts
+            ]
+
+        return answer
+
+    nlp = spacy.blank("en")
+    config = {"labels": LABELS, "model": {"@llm_models": "test.Canned.v1"}, "save_io": True}
+    nlp.add_pipe("universal_ner", config=config)
+    doc = nlp("Bo in Genoa")
+    assert ents(doc) == [("Bo", "person"), ("Genoa", "location")]
+    assert doc.spans["universal_ner"].attrs["scores"] == [None, None]
+    record = doc.user_data["universal_ner"]
+    assert [tuple(reject.values()) for reject in record["rejects"]] == [
+        ("person", "7", "not a string"),
+        ("person", "Bo", "repeated"),
+        ("organization", "I do not know.", "no list in the answer"),
+        ("location", '"Par', "list cut off"),
+        ("person", "Zoe", NOT_IN_TEXT),
+        ("person", "oa", INSIDE_WORD),
+    ]
+    assert record["counts"][NOT_IN_TEXT] == 1
+    assert [io["answer"] for io in record["io"]] == list(answers.values())
+    assert all(io["prompt"].startswith("A virtual assistant") for io in record["io"])
+
+
+ODD = st.sampled_from(
+    "Ana Soto|Paris|PARIS| |\r\n|\n\n|\u0130|\u00df|e\u0301|\u2028|\U0001f600|</s>|ASSISTANT:|\x00"
+    "|\U0001f468\u200d\U0001f469|xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx".split("|")
+)
+TEXTS = st.one_of(st.lists(ODD, max_size=12).map("".join), st.text(max_size=20))
+WINDOWED = [make_nlp(labels=labels, window=5, stride=2) for labels in (LABELS, [*reversed(LABELS)])]
+
+
+@given(st.lists(TEXTS, max_size=6), st.integers(1, 7))
+def test_any_text_gives_the_same_alone_in_any_batch_and_for_any_order_of_labels(texts, batch_size):
+    nlp, other = WINDOWED
+    alone = [places(nlp(text)) for text in texts]
+    assert [places(doc) for doc in nlp.pipe(texts, batch_size=batch_size)] == alone
+    for one, two in zip(alone, map(places, other.pipe(texts)), strict=True):
+        assert [two[key] for key in ("ents", "spans", "scores")] == [
+            one[key] for key in ("ents", "spans", "scores")
+        ]
+
+
+def test_a_plain_spacy_llm_model_gives_the_same_without_scores():
+    doc, plain = make_nlp()(TEXT), make_nlp("test.PlainGazetteer.v1", threshold=0.9)(TEXT)
+    assert places(plain)["spans"] == places(doc)["spans"]
+    assert set(places(plain)["scores"]) == {None}
+
+
+def test_long_texts_are_asked_about_in_windows_of_the_models_tokens():
+    text = " ".join(f"word{i}" for i in range(40)) + " Ana Soto " + "more " * 40 + "Genoa"
+    nlp = make_nlp(window=20, stride=5)
+    doc = nlp(text)
+    assert ents(doc) == [("Ana Soto", "person"), ("Genoa", "location")]
+    sources = [group[0].source for group in pipe_of(nlp).model.seen]
+    assert len(sources) == 6
+    assert all(len(source.split()) <= 20 for source in sources)
+    for one, two in itertools.pairwise(sources):
+        assert one.split()[-5:] == two.split()[:5]
+
+
+def test_windows_leave_room_for_question_and_answer():
+    text = "Genoa " * 100
+    nlp = make_nlp(settings={"context_length": 60}, max_new_tokens=10, stride=4)
+    doc = nlp(text)
+    assert len(doc.ents) == 100
+    model = pipe_of(nlp).model
+    assert model.max_new_tokens == 10
+    longest = max(len(prompt.split()) for group in model.seen for prompt in group)
+    assert 60 - 10 - 8 <= longest <= 60 - 10
+
+    nlp = make_nlp(settings={"context_length": 30}, max_new_tokens=10)
+    with pytest.raises(ValueError, match="leave no room for text in the model's context of 30"):
+        nlp(text)
+
+
+def test_windows_keep_sentences_whole():
+    nlp = make_nlp(window=10, stride=4)
+    nlp.add_pipe("sentencizer", first=True)
+    nlp("One two three. Four five six seven. Eight nine ten eleven. Twelve.")
+    assert [group[0].source for group in pipe_of(nlp).model.seen] == [
+        "One two three. Four five six seven.",
+        "Four five six seven. Eight nine ten eleven. Twelve.",
+    ]
+
+
+def test_half_an_entity_at_a_windows_edge_does_not_count():
+    words = [f"w{i}" for i in range(30)]
+    words[9:11] = ["Soto", "Labs"]
+    nlp = make_nlp(window=10, stride=4)
+    doc = nlp(" ".join(words))
+    assert pipe_of(nlp).model.seen[0][0].source.split()[-1] == "Soto"
+    assert ents(doc) == [("Soto Labs", "organization")]
+    # A whole one that the neighbour sees too does count
+    words[9:11] = ["Genoa", "w"]
+    assert ents(nlp(" ".join(words))) == [("Genoa", "location")]
+
+
+def test_a_text_of_a_million_characters():
+    text = ("word " * 1999 + "Genoa ") * 100
+    assert 990_000 < len(text) <= 1_001_000
+    nlp = make_nlp(labels=["location"])
+    nlp.max_length = len(text)
+    assert len(nlp(text).ents) == 100
+
+
+def test_labels_can_be_added_and_initialized():
+    nlp = make_nlp(labels={"PER": "person"})
+    pipe = pipe_of(nlp)
+    assert pipe.add_label("LOC", "location") == 1
+    assert pipe.add_label("PER") == 0
+    assert pipe.add_label("organization") == 1
+    assert pipe.labels == ("PER", "LOC", "organization")
+    assert pipe.label_data == {"PER": "person", "LOC": "location", "organization": "organization"}
+    assert ents(nlp("Bo in Genoa")) == [("Bo", "PER"), ("Genoa", "LOC")]
+    nlp.config["initialize"]["components"]["universal_ner"] = {"labels": ["location"]}
+    nlp.initialize()
+    assert ents(nlp("Bo in Genoa")) == [("Genoa", "location")]
+    nlp.config["initialize"]["components"] = {}
+    nlp.initialize()
+    assert pipe.labels == ("location",)
+    assert ents(make_nlp(labels=[])("Bo in Genoa")) == []
+
+
+def make_examples(nlp) -> list[Example]:
+    gold = {"entities": [(0, 2, "person"), (6, 11, "location"), (16, 20, "person")]}
+    return [Example.from_dict(nlp.make_doc("Bo in Genoa and Lima"), gold)]
+
+
+def test_score():
+    nlp = make_nlp()
+    scores = nlp.evaluate(make_examples(nlp))
+    assert scores["ents_p"] == 1.0
+    assert scores["ents_r"] == pytest.approx(2 / 3)
+    assert scores["ents_per_type"]["location"]["f"] == 1.0
+    assert scores["spans_universal_ner_f"] == pytest.approx(0.8)
+    nlp = make_nlp(scorer=None)
+    assert "ents_f" not in pipe_of(nlp).score([])
+
+
+def test_two_instances_with_names_of_their_own():
+    nlp = make_nlp(labels=["person"])
+    model = {"@llm_models": "test.Gazetteer.v1", "entities": ENTITIES}
+    nlp.add_pipe("universal_ner", name="places", config={"labels": ["location"], "model": model})
+    doc = nlp("Bo in Genoa")
+    assert ents(doc) == [("Bo", "person"), ("Genoa", "location")]
+    assert [span.text for span in doc.spans["universal_ner"]] == ["Bo"]
+    assert [span.text for span in doc.spans["places"]] == ["Genoa"]
+    assert set(doc.user_data) >= {"universal_ner", "places"}
+    with nlp.select_pipes(disable=["universal_ner"]):
+        assert ents(nlp("Bo in Genoa")) == [("Genoa", "location")]
+
+
+def test_displacy_renders_entities_and_spans():
+    doc = make_nlp()("Bo in Genoa")
+    html = displacy.render(doc, style="ent", jupyter=False)
+    assert "Genoa" in html and "location" in html
+    options = {"spans_key": "universal_ner"}
+    assert "person" in displacy.render(doc, style="span", options=options, jupyter=False)
+
+
+def test_the_stream_is_read_no_further_ahead_than_a_batch():
+    nlp = make_nlp()
+    read = []
+
+    def stream():
+        for i in range(100):
+            read.append(i)
+            yield nlp.make_doc("Bo in Genoa")
+
+    docs = pipe_of(nlp).pipe(stream(), batch_size=4)
+    for i in range(20):
+        next(docs)
+        assert len(read) <= i + 4
+        assert len(pipe_of(nlp).model.seen) == i + 1  # answered one by one as they are wanted
+
+
+def test_documents_survive_other_processes_and_files(tmp_path):
+    nlp = make_nlp()
+    doc = nlp(TEXT)
+    box = DocBin(store_user_data=True, docs=[doc])
+    (copy,) = DocBin().from_bytes(box.to_bytes()).get_docs(nlp.vocab)
+    assert json.dumps(places(copy)) == json.dumps(places(doc))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        docs = list(nlp.pipe([TEXT, "", "Genoa"] * 4, n_process=2, batch_size=2))
+    expected = [places(nlp(text)) for text in [TEXT, "", "Genoa"] * 4]
+    assert json.dumps([places(doc) for doc in docs]) == json.dumps(expected)
+
+
+# -- errors
+
+
+def test_an_answer_with_an_error_raises_with_the_reason():
+    with pytest.raises(RuntimeError, match=r"(?s)no answer to 3 of 3 questions .* it is broken"):
+        make_nlp()("This is BROKEN.")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 10])
+def test_a_failing_document_goes_to_the_error_handler_without_its_neighbours(batch_size):
+    texts = ["Bo 1", "BROKEN", "Bo 2", "CRASH", "Bo 3"]
+    nlp = make_nlp()
+    failed = []
+
+    def handler(name, proc, docs, error):
+        failed.extend((name, doc.text, str(error)[:20]) for doc in docs)
+
+    nlp.set_error_handler(handler)
+    docs = list(nlp.pipe(texts, batch_size=batch_size))
+    assert [doc.text for doc in docs] == ["Bo 1", "Bo 2", "Bo 3"]
+    assert all(ents(doc) == [("Bo", "person")] for doc in docs)
+    assert [(name, text) for name, text, _ in failed] == [
+        ("universal_ner", "BROKEN"),
+        ("universal_ner", "CRASH"),
+    ]
+    assert failed[1][2] == "it crashed"
+
+
+def test_errors_can_be_recorded_on_the_document():
+    nlp = make_nlp(on_error="record")
+    docs = list(nlp.pipe(["Bo", "BROKEN Bo", "Bo"]))
+    assert [ents(doc) for doc in docs] == [[("Bo", "person")], [], [("Bo", "person")]]
+    assert docs[0].user_data["universal_ner"]["errors"] == []
+    assert docs[1].user_data["universal_ner"]["errors"] == [
+        {"label": label, "error": "it is broken"} for label in LABELS
+    ]
+    nlp = make_nlp("test.PlainGazetteer.v1", on_error="record")
+    docs = list(nlp.pipe(["Bo", "CRASH", "Bo"]))
+    assert [len(doc.ents) for doc in docs] == [1, 0, 1]
+    assert docs[1].user_data["universal_ner"]["errors"][0] == {
+        "label": "person",
+        "error": "ConnectionError: it is unreachable",
+    }
+    # What is wrong with the model itself is not the document's
+    with pytest.raises(RuntimeError, match="it crashed"):
+        make_nlp(on_error="record")("CRASH")
+
+
+def test_a_model_that_does_not_answer_each_prompt_is_refused():
+    nlp = make_nlp()
+    pipe_of(nlp).model.answer = lambda prompts: iter([])
+    with pytest.raises(ValueError, match="answered about 0 of 1 texts"):
+        nlp("Bo")
+    pipe_of(nlp).model.answer = lambda prompts: iter([[]])
+    with pytest.raises(ValueError, match="gave 0 answers to 3 prompts"):
+        nlp("Bo")
+    nlp.set_error_handler(ignore_error)
+    assert list(nlp.pipe(["Bo"])) == []
+
+
+@pytest.mark.parametrize(
+    "config,message",
+    [
+        ({"template": "sarve"}, "Unknown template 'sarve'"),
+        ({"window": 64}, "stride = 64 and window = 64"),
+        ({"conflict": "shortest"}, "shortest"),
+    ],
+)
+def test_wrong_settings_are_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_nlp(**config)
+
+
+# -- cache
+
+
+def test_the_cache_answers_what_was_asked_before(tmp_path):
+    config = {"cache": str(tmp_path / "answers.sqlite"), "window": 8, "stride": 2}
+    texts = [TEXT, "", "Bo in Genoa"]
+    nlp = make_nlp(**config)
+    first = [places(doc) for doc in nlp.pipe(texts)]
+    asked = sum(map(len, pipe_of(nlp).model.seen))
+    assert len(ResponseStore(tmp_path / "answers.sqlite")) == asked == 12
+    again = make_nlp(**config)
+    assert [places(doc) for doc in again.pipe(texts)] == first
+    assert pipe_of(again).model.seen == []
+    # One more label is asked about, the others are not
+    pipe_of(again).add_label("date")
+    again(TEXT)
+    assert {len(group) for group in pipe_of(again).model.seen} == {1}
+    # Another model has answers of its own
+    other = make_nlp(entities={"person": ["Bo"]}, **config)
+    assert ents(other("Bo in Genoa")) == [("Bo", "person")]
+
+
+def test_answers_are_stored_as_they_arrive_and_errors_are_not(tmp_path):
+    path = tmp_path / "answers.sqlite"
+    nlp = make_nlp(cache=str(path), labels=["person"])
+    docs = nlp.pipe(["Bo 1", "Bo 2", "Bo 3"])
+    next(docs)
+    assert len(ResponseStore(path)) == 1
+    nlp = make_nlp(cache=str(path), labels=["person"], on_error="record")
+    list(nlp.pipe(["Bo 1", "BROKEN", "Bo 2"]))
+    assert len(ResponseStore(path)) == 2
+
+
+def test_the_cache_survives_processes_that_share_it(tmp_path):
+    path = tmp_path / "answers.sqlite"
+    nlp = make_nlp(cache=str(path), labels=["person"])
+    texts = [f"Bo {i}" for i in range(20)]
+    docs = list(nlp.pipe(texts, n_process=2, batch_size=3))
+    assert all(ents(doc) == [("Bo", "person")] for doc in docs)
+    assert len(ResponseStore(path)) == 20
+
+
+def test_a_cache_needs_a_model_with_a_name(tmp_path):
+    with pytest.raises(ValueError, match="Set cache = null, or wrap the model"):
+        make_nlp("test.PlainGazetteer.v1", cache=str(tmp_path / "answers.sqlite"))
+
+
+def test_killed_while_asking_loses_nothing_that_was_answered(tmp_path):
+    def run_until_killed():
+        nlp = make_nlp(cache=str(path), labels=["person"])
+        answer = pipe_of(nlp).model._answer
+
+        def deadly(prompt):
+            if prompt.source == "Bo 3":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer(prompt)
+
+        pipe_of(nlp).model._answer = deadly
+        list(nlp.pipe(texts))
+
+    path, texts = tmp_path / "answers.sqlite", [f"Bo {i}" for i in range(1, 6)]
+    process = multiprocessing.get_context("fork").Process(target=run_until_killed)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    nlp = make_nlp(cache=str(path), labels=["person"])
+    assert all(ents(doc) == [("Bo", "person")] for doc in nlp.pipe(texts))
+    assert [group[0].source for group in pipe_of(nlp).model.seen] == ["Bo 3", "Bo 4", "Bo 5"]
+
+
+def test_extension_does_not_take_the_place_of_another():
+    """Another package's `Span._.score` stays what it is."""
+    getter = Span.get_extension("score")
+    make_nlp()
+    assert Span.get_extension("score") == getter
