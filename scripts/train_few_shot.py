@@ -47,7 +47,6 @@ def main(
             "paths.dev": str(sample),
             "system.seed": seed,
             "training.max_epochs": epochs,
-            "training.max_steps": 0,
             "training.patience": 0,
             "training.eval_frequency": steps + 1,
             "training.batcher.size": batch_size,
