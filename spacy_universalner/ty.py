@@ -118,20 +118,25 @@ class Prompt(str):
 
     pieces (tuple[Piece, ...]): The runs that make up the string.
     source (str): The passage the prompt asks about.
+    lists_strings (bool): Whether the answer should be a JSON list of strings of the passage.
     """
 
     pieces: tuple[Piece, ...]
     source: str
+    lists_strings: bool
 
-    def __new__(cls, pieces: Iterable[Piece], source: str = "") -> Prompt:
+    def __new__(
+        cls, pieces: Iterable[Piece], source: str = "", lists_strings: bool = True
+    ) -> Prompt:
         pieces = tuple(pieces)
         prompt = super().__new__(cls, "".join(piece.text for piece in pieces))
         prompt.pieces = pieces
         prompt.source = source
+        prompt.lists_strings = lists_strings
         return prompt
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Prompt, (self.pieces, self.source))
+        return (Prompt, (self.pieces, self.source, self.lists_strings))
 
 
 @dataclass(frozen=True)
@@ -186,5 +191,3 @@ class ModelWithIdentity(Protocol):
 
     @property
     def identity(self) -> str: ...
-
-

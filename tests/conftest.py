@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests import tiny
+
+# A busy machine is no failure.
+settings.register_profile("spacy-universalner", deadline=None)
+settings.load_profile("spacy-universalner")
 
 
 @pytest.fixture(scope="session", autouse=True)

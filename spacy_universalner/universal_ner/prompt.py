@@ -126,7 +126,8 @@ def get_template(name: str) -> Template:
 
 
 def _build(text: str, types: Sequence[str], wording: Template, dataset: str | None) -> Prompt:
-    return Prompt((*_opening(text, wording, dataset), *_question(types, wording)), source=text)
+    pieces = (*_opening(text, wording, dataset), *_question(types, wording))
+    return Prompt(pieces, source=text, lists_strings=not wording.all_types)
 
 
 def _opening(

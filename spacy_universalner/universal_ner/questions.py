@@ -67,7 +67,8 @@ class Questions:
         """
         if self.labels is None:
             frame = render_prompt("uniner", "")
-            return [Prompt((Piece(frame), Piece(text, "data")), source=text)]
+            pieces = (Piece(frame), Piece(text, "data"))
+            return [Prompt(pieces, source=text, lists_strings=False)]
         asked = list(self.labels.values())
         return build_prompts(text, asked, template=self.template, dataset=self.dataset)
 

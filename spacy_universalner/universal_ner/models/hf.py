@@ -16,6 +16,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from spacy_universalner.ty import Answer, Prompt
 from spacy_universalner.universal_ner.models.batching import Budget, Job, batches, split
 from spacy_universalner.universal_ner.models.closing import find_close
+from spacy_universalner.universal_ner.models.constrain import FromText, read_source
 from spacy_universalner.universal_ner.models.decoding import (
     AnyAnswer,
     Decoder,
@@ -252,6 +253,15 @@ class HFModel:
             yield [self._read(*pair) for pair in zip(asked, answers, strict=True)]
 
     def _listener(self, prompt: str) -> Listener:
+        if self.constrain == "text":
+            if not isinstance(prompt, Prompt) or not prompt.lists_strings:
+                raise ValueError(
+                    "constrain = 'text' needs prompts that are answered by a list of strings of "
+                    "their text: not those of 'all_in_one', of discovery or of other tasks."
+                )
+            return FromText(
+                read_source(self.tokenizer, prompt.source), end_token_id(self.tokenizer)
+            )
         if isinstance(prompt, Prompt):
             return UntilClosed(self.tokenizer, closing_ids(self.tokenizer))
         return AnyAnswer()

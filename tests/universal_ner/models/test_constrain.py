@@ -1,0 +1,143 @@
+"""Lists of strings that stand in the text, whatever the model would rather write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from spacy_universalner.alignment import find_occurrences
+from spacy_universalner.universal_ner.models.constrain import (
+    DONE,
+    FromText,
+    State,
+    read_source,
+    read_vocabulary,
+)
+from spacy_universalner.universal_ner.models.hf import make_hf_model
+from spacy_universalner.universal_ner.models.spelling import respell, spell
+from spacy_universalner.universal_ner.parser import parse_list
+from spacy_universalner.universal_ner.prompt import build_prompt, build_prompts, format_answer
+from spacy_universalner.universal_ner.tokenization import encode_plain
+
+FAMILIES = ["tiny_llama", "tiny_gpt2", "tiny_bert"]
+DECODERS = ["tiny_llama", "tiny_gpt2", "tiny_neox", "tiny_bert_decoder"]
+TEXT = 'Zoë\'s "Big-Apple" Inc. 🙂 hired A\\B, Cat and\ncatfish in 1903.'
+
+texts = st.text(alphabet=st.sampled_from("ab Az-é🙂\"\\,[]\n'1語e\u0301"), max_size=25) | st.text(
+    max_size=15
+)
+
+
+def read(tokenizer: PreTrainedTokenizerFast, ids: list[int], text: str) -> str:
+    lossy = "##a" in tokenizer.get_vocab()
+    return respell(tokenizer, ids, text)[0] if lossy else spell(tokenizer, ids)[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=texts, choices=st.lists(st.integers(0, 10**6), min_size=60, max_size=60))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_chosen_every_string_stands_in_the_text(
+    family: str, request: pytest.FixtureRequest, text: str, choices: list[int]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
+    source = read_source(tokenizer, text)
+    state, ids = State(), []
+    for choice in choices:
+        allowed = source.allowed(state)
+        assert allowed, "a dead end"
+        ids.append(allowed[choice % len(allowed)])
+        following = source.follow(state, ids[-1])
+        assert following is not None
+        state = following
+        if state.phase == DONE:
+            break
+    assume(state.phase == DONE)
+    for string in json.loads(read(tokenizer, ids, text)):
+        assert find_occurrences(text, string), (string, text)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_list_of_the_texts_words_can_be_written(
+    family: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
+    source = read_source(tokenizer, TEXT)
+    strings = ["Zoë", '"Big-Apple" Inc', "A\\B", "🙂 hired", "Cat and", "1903"]
+    for answer in (format_answer(strings), format_answer([]), format_answer(["Cat"])):
+        state = State()
+        ids = [id for id, _, _ in encode_plain(tokenizer, answer)]
+        for id in ids:
+            assert id in source.allowed(state), (tokenizer.convert_ids_to_tokens(id), state)
+            state = source.follow(state, id)
+        assert state.phase == DONE
+        assert json.loads(read(tokenizer, ids, TEXT)) == json.loads(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '["Bob"]',  # not in the text
+        '["cat"]',  # only inside a word, or in other case
+        '["fish"]',
+        '[""]',
+        '["Cat ", "1903"]',  # a string ends with a word
+        "[Cat]",
+        '{"Cat"}',
+        '["Cat" "1903"]',
+        '["Cat",]',
+        'The list: ["Cat"]',
+    ],
+)
+def test_nothing_else_can_be_written(tiny_gpt2: Path, answer: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    source = read_source(tokenizer, TEXT)
+    state: State | None = State()
+    for id, _, _ in encode_plain(tokenizer, answer):
+        allowed = source.allowed(state)
+        following = source.follow(state, id)
+        assert (id in allowed) == (following is not None)
+        if following is None:
+            return
+        state = following
+    pytest.fail(f"{answer} could be written")
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_constrained_model_answers_with_strings_of_the_text(
+    family: str, request: pytest.FixtureRequest
+) -> None:
+    model = make_hf_model(str(request.getfixturevalue(family)), max_new_tokens=40, constrain="text")
+    texts = ["Marie Curie won the Nobel Prize in Paris.", TEXT, "", "Curie"]
+    asked = [build_prompts(text, ["person", "date", "city"]) for text in texts]
+    for text, answers in zip(texts, model.answer(asked), strict=True):
+        for answer in answers:
+            if answer.complete:
+                assert isinstance(json.loads(answer.text), list)
+            items, _ = parse_list(answer.text)
+            assert all(find_occurrences(text, item.text) for item in items)
+            assert len(answer.logprobs) == len(answer.ends) > 0
+
+
+def test_prompts_that_no_list_answers_are_refused(tiny_gpt2: Path) -> None:
+    model = make_hf_model(str(tiny_gpt2), max_new_tokens=5, constrain="text")
+    with pytest.raises(ValueError, match="answered by a list of strings"):
+        list(model.answer([["What is NER?"]]))
+    with pytest.raises(ValueError, match="answered by a list of strings"):
+        list(model.answer([[build_prompt("a", "b", template="all_in_one")]]))
+
+
+def test_a_list_that_cannot_go_on_ends(tiny_gpt2: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    listener = FromText(read_source(tokenizer, "Cat"), end_id=0)
+    bracket = next(id for id, _, _ in encode_plain(tokenizer, "["))
+    assert bracket in listener.allowed()
+    assert not listener.push(bracket)
+    assert read_vocabulary(tokenizer).tokens[bracket] == b"["
+    closing = next(id for id, _, _ in encode_plain(tokenizer, "]"))
+    assert listener.push(closing)
+    assert listener.allowed() == [0]
