@@ -1,0 +1,335 @@
+"""Instruction tuning of a causal language model on conversations (UniversalNER 3.2, 4.1).
+
+The loop is Hugging Face's Trainer with all its settings. What is added is the loss: it is taken on
+the answers alone, so the output layer, as dear as the whole body of a small model with a large
+vocabulary, is computed for those positions only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from thinc.api import Config
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers.models.auto.tokenization_auto import AutoTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.trainer import Trainer
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.training_args import TrainingArguments
+
+from ..pretrained import unavailable
+from ..ty import Conversation, Reject
+from .finetune_data import IGNORE_INDEX, Attend, Collator, Row, encode_conversation
+
+METRICS_FILE = "finetune.json"
+
+_Section = TypeVar("_Section")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How conversations become training rows: section [data].
+
+    template (str): Prompt template, the one that the tuned model will be asked with.
+    max_length (int): Tokens of a row at most, 1,024 in the paper.
+    attend (Attend): "conversation", as in the paper: each question follows those before it.
+        "question": each sees the text and itself alone, as it is asked at inference.
+    acknowledgement_loss (bool): Also learn the fixed acknowledgement, as the released code does.
+    """
+
+    template: str = "train"
+    max_length: int = 1024
+    attend: Attend = "conversation"
+    acknowledgement_loss: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attend not in ("conversation", "question"):
+            raise ValueError(
+                f"attend = '{self.attend}' in [data] is not known. Use 'conversation' (the "
+                "paper's) or 'question'."
+            )
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Train low-rank adapters in place of the weights: section [lora].
+
+    r (int): Their rank.
+    alpha (int): Their scale is alpha / r.
+    dropout (float): Before each adapter.
+    target_modules (list[str] | None): Names of the layers to adapt; None for peft's choice for
+        the architecture (q and v projections of Llama).
+    merge (bool): Add them to the weights at the end, so that the result loads without peft.
+    """
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    target_modules: list[str] | None = None
+    merge: bool = True
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """A settings file: sections [data], [training] and, if adapters are wanted, [lora].
+
+    data (DataSettings): Conversations to rows.
+    training (dict[str, Any]): Fields of `transformers.TrainingArguments`, by their own names.
+    lora (LoraSettings | None): None trains all weights.
+    """
+
+    data: DataSettings
+    training: dict[str, Any]
+    lora: LoraSettings | None = None
+
+
+def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> FinetuneSettings:
+    """Read and check a .cfg file.
+
+    path (Path): The file.
+    overrides (dict[str, Any] | None): Values by dotted name, such as "training.learning_rate".
+    RETURNS (FinetuneSettings): The settings.
+    RAISES (ValueError): A section or setting is not known.
+    """
+    config = Config().from_disk(path, overrides=overrides or {})
+    known = {field.name for field in fields(FinetuneSettings)}
+    _check_names(config, known, f"{path} has no section", "sections")
+    arguments = {field.name for field in fields(TrainingArguments) if field.init}
+    training = dict(config.get("training", {}))
+    _check_names(training, arguments - {"output_dir"}, f"[training] in {path} has no setting")
+    return FinetuneSettings(
+        data=_read_section(DataSettings, config.get("data", {}), f"[data] in {path}"),
+        training=training,
+        lora=_read_section(LoraSettings, config["lora"], f"[lora] in {path}")
+        if "lora" in config
+        else None,
+    )
+
+
+def _read_section(kind: type[_Section], values: dict[str, Any], where: str) -> _Section:
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    _check_names(values, known, f"{where} has no setting")
+    return kind(**values)
+
+
+def _check_names(
+    found: Iterable[str], known: set[str], message: str, what: str = "settings"
+) -> None:
+    for name in found:
+        if name not in known:
+            raise ValueError(f"{message} '{name}'. Known {what}: {', '.join(sorted(known))}.")
+
+
+class AnswerTrainer(Trainer):
+    """A Trainer that projects onto the vocabulary only where something is learned."""
+
+    tokens: int = 0
+    places: int = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, compute_loss_func=answer_loss, **kwargs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        lengths = inputs.pop("lengths")
+        if model.training:
+            self.tokens += int(lengths.sum())
+            self.places += inputs["input_ids"].numel()
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        with only_targets(head, inputs["labels"]):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+
+@contextmanager
+def only_targets(output_layer: nn.Module, labels: Tensor) -> Iterator[None]:
+    """Make a causal model's output layer skip the positions that predict nothing to be learned.
+
+    output_layer (nn.Module): The model's output embeddings, a layer applied to each position.
+    labels (Tensor): (batch, length), -100 where nothing is learned. Position i predicts label i+1.
+    """
+    learned = labels[:, 1:] != IGNORE_INDEX
+
+    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][:, :-1][learned], *args[1:])
+
+    handle = output_layer.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the selected positions' logits.
+
+    outputs (Any): With `logits` (positions, vocabulary), as under `only_targets`.
+    labels (Tensor): (batch, length).
+    num_items_in_batch (Tensor | None): Targets of the whole optimiser step, over which to
+        average; None for those of this batch.
+    RETURNS (Tensor): A scalar.
+    """
+    targets = labels[:, 1:]
+    targets = targets[targets != IGNORE_INDEX]
+    total = F.cross_entropy(outputs.logits.float(), targets, reduction="sum")
+    return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+
+
+def finetune(
+    settings: FinetuneSettings,
+    student: str,
+    conversations: Iterable[Conversation],
+    output: Path,
+    *,
+    dev_conversations: Iterable[Conversation] = (),
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Tune a causal language model on conversations and save it with its tokenizer.
+
+    settings (FinetuneSettings): See `read_settings`.
+    student (str): Folder or hub id of any causal language model.
+    conversations (Iterable[Conversation]): What to train on.
+    output (Path): Folder for the tuned model, its checkpoints and `finetune.json`.
+    dev_conversations (Iterable[Conversation]): For the loss that `eval_strategy` asks for.
+    resume (bool): Go on from the last checkpoint in `output`, if there is one.
+    RETURNS (dict[str, Any]): What `finetune.json` holds: counts, seconds, tokens a second, share
+        of padding, questions left out with reasons, and the log of losses.
+    RAISES (OSError): The student cannot be loaded.
+    RAISES (ValueError): There is nothing to train on.
+    """
+    arguments = TrainingArguments(
+        **{
+            "use_cpu": not torch.accelerator.is_available(),
+            "remove_unused_columns": False,
+            "label_names": ["labels"],
+            **settings.training,
+            "output_dir": str(output),
+        }
+    )
+    set_seed(arguments.seed)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(student)
+        model = AutoModelForCausalLM.from_pretrained(student)
+    except (OSError, ValueError) as error:
+        raise unavailable(student, "the student", error) from error
+    conversations = list(conversations)
+    rows, rejects = encode_all(
+        tokenizer, conversations, settings.data, _context_length(model.config)
+    )
+    if not rows:
+        raise ValueError(
+            f"There is nothing to train on: no conversation has a question that fits into "
+            f"{settings.data.max_length} tokens with its text. Raise max_length in [data]."
+        )
+    dev_rows, _ = encode_all(
+        tokenizer, dev_conversations, settings.data, _context_length(model.config)
+    )
+    if settings.lora is not None:
+        model = _add_adapters(model, settings.lora)
+    pad = tokenizer.pad_token_id
+    trainer = AnswerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=dev_rows or None,
+        data_collator=Collator(
+            tokenizer.eos_token_id if pad is None else pad, model.config, settings.data.attend
+        ),
+        processing_class=tokenizer,
+    )
+    result = trainer.train(
+        resume_from_checkpoint=get_last_checkpoint(str(output))
+        if resume and output.exists()
+        else None
+    )
+    if settings.lora is not None and settings.lora.merge:
+        trainer.model = trainer.model.merge_and_unload()
+    trainer.save_model()
+    seconds = result.metrics["train_runtime"]
+    metrics = {
+        "conversations": len(conversations),
+        "questions": sum(len(item.questions) for item in conversations),
+        "rows": len(rows),
+        "target_tokens": sum(label != IGNORE_INDEX for row in rows for label in row["labels"]),
+        "steps": result.global_step,
+        "seconds": seconds,
+        "tokens": trainer.tokens,
+        "tokens_per_second": trainer.tokens / seconds,
+        "padding_share": 1 - trainer.tokens / trainer.places if trainer.places else 0.0,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "train_loss": result.training_loss,
+        "rejects": [{"id": id, "item": r.item, "reason": r.reason} for id, r in rejects],
+        "log": trainer.state.log_history,
+    }
+    if trainer.is_world_process_zero():
+        (output / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
+    return metrics
+
+
+def encode_all(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Iterable[Conversation],
+    settings: DataSettings,
+    context_length: int | None,
+) -> tuple[list[Row], list[tuple[str, Reject]]]:
+    """Tokenise all conversations.
+
+    tokenizer (PreTrainedTokenizerBase): The model's.
+    conversations (Iterable[Conversation]): The records.
+    settings (DataSettings): How.
+    context_length (int | None): Positions the model has.
+    RETURNS (tuple[list[Row], list[tuple[str, Reject]]]): Rows, and the questions left out, each
+        with its conversation's id.
+    """
+    rows: list[Row] = []
+    rejects: list[tuple[str, Reject]] = []
+    for conversation in conversations:
+        encoded, left_out = encode_conversation(
+            tokenizer,
+            conversation,
+            template=settings.template,
+            acknowledgement_loss=settings.acknowledgement_loss,
+            max_length=settings.max_length,
+            context_length=context_length,
+            attend=settings.attend,
+        )
+        rows.extend(encoded)
+        rejects.extend((conversation.id, reject) for reject in left_out)
+    return rows, rejects
+
+
+def _context_length(config: Any) -> int | None:
+    length: int | None = getattr(config, "max_position_embeddings", None)
+    return length
+
+
+def _add_adapters(model: Any, settings: LoraSettings) -> Any:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError(
+            "LoRA needs peft: `pip install peft`. Or remove [lora] from the settings to train all "
+            "weights."
+        ) from error
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=settings.r,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=settings.target_modules,
+        ),
+    )

@@ -1,0 +1,176 @@
+"""Conversations as rows of token ids for a causal language model's training.
+
+Each token row carries what the loss needs (labels, -100 where nothing is learned) and, per token,
+which question it belongs to: 0 for the text and what comes before the first question, then 1, 2 ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+import torch
+from transformers.configuration_utils import PretrainedConfig
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from ..ty import Conversation, Reject
+from .prompt import conversation_pieces, get_template
+from .tokenization import encode_pieces, end_token_id
+
+IGNORE_INDEX = -100
+
+Attend = Literal["conversation", "question"]
+
+
+class Row(TypedDict):
+    """One training sequence; the lists are equally long."""
+
+    input_ids: list[int]
+    labels: list[int]
+    segments: list[int]
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Ids and labels of a stretch of a conversation that ends with the end of a turn."""
+
+    ids: list[int]
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Conversation,
+    *,
+    template: str = "train",
+    acknowledgement_loss: bool = False,
+    max_length: int = 1024,
+    context_length: int | None = None,
+    attend: Attend = "conversation",
+) -> tuple[list[Row], list[Reject]]:
+    """Tokenise a conversation, split by questions into rows that fit (3.2).
+
+    Every row starts with the text, so a split costs its tokens once more but loses no question.
+    A question that does not fit even alone after its text is rejected, never cut.
+
+    tokenizer (PreTrainedTokenizerBase): The model's.
+    conversation (Conversation): Text, questions and answers.
+    template (str): Name of the prompt template.
+    acknowledgement_loss (bool): Learn the fixed acknowledgement too, as the released code does.
+    max_length (int): Tokens of a row at most.
+    context_length (int | None): Positions the model has.
+    attend (Attend): "conversation": a question follows all those before it, and all share the
+        model's positions. "question": it follows the text directly.
+    RETURNS (tuple[list[Row], list[Reject]]): The rows, and the questions left out.
+    """
+    encoded = encode_pieces(
+        tokenizer,
+        conversation_pieces(
+            conversation, template=template, acknowledgement_loss=acknowledgement_loss
+        ),
+    )
+    end = end_token_id(tokenizer)
+    labels = [
+        token if target else IGNORE_INDEX
+        for token, target in zip(encoded.ids, encoded.targets, strict=True)
+    ]
+    # A beginning of sequence may be the same token as the end (GPT-2), hence not the first.
+    stops = [i + 1 for i, token in enumerate(encoded.ids) if token == end and i > 0]
+    text, *questions = [
+        _Turns(encoded.ids[start:stop], labels[start:stop])
+        for start, stop in zip([0, *stops], stops, strict=False)
+    ]
+    positions = min(max_length, context_length or max_length)
+    limit = max_length if attend == "question" else positions
+    rows: list[Row] = []
+    rejects: list[Reject] = []
+    row: list[_Turns] = []
+    length = len(text)
+    asked = [question.type for question in conversation.questions]
+    if get_template(template).all_types:
+        asked = [", ".join(asked)]
+    for question, type in zip(questions, asked, strict=True):
+        if len(text) + len(question) > positions:
+            rejects.append(Reject(type, f"longer than {positions} tokens with its text"))
+            continue
+        if length + len(question) > limit:
+            rows.append(_make_row(text, row))
+            row, length = [], len(text)
+        row.append(question)
+        length += len(question)
+    if row:
+        rows.append(_make_row(text, row))
+    return rows, rejects
+
+
+def _make_row(text: _Turns, questions: Sequence[_Turns]) -> Row:
+    turns = [text, *questions]
+    return Row(
+        input_ids=[token for turn in turns for token in turn.ids],
+        labels=[label for turn in turns for label in turn.labels],
+        segments=[number for number, turn in enumerate(turns) for _ in turn.ids],
+    )
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads rows on the right to a batch of tensors.
+
+    pad_id (int): What to pad with. Padding is never attended to, as it comes last.
+    config (PretrainedConfig): The model's, for the form of attention mask it takes.
+    attend (Attend): See `encode_conversation`.
+    """
+
+    pad_id: int
+    config: PretrainedConfig
+    attend: Attend = "conversation"
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Make a batch.
+
+        rows (Sequence[Row]): At least one.
+        RETURNS (dict[str, torch.Tensor]): `input_ids`, `labels`, `attention_mask` and `lengths`,
+            the rows' numbers of tokens; with `attend="question"` also `position_ids`, and the mask
+            says who attends to whom.
+        """
+        batch = {
+            "input_ids": _pad([row["input_ids"] for row in rows], self.pad_id),
+            "labels": _pad([row["labels"] for row in rows], IGNORE_INDEX),
+            "lengths": torch.tensor([len(row["input_ids"]) for row in rows]),
+        }
+        if self.attend == "conversation":
+            batch["attention_mask"] = _pad([[1] * len(row["input_ids"]) for row in rows], 0)
+        else:
+            segments = _pad([row["segments"] for row in rows], 0)
+            batch["position_ids"] = _pad([list(_positions(row["segments"])) for row in rows], 0)
+            batch["attention_mask"] = self._mask(segments)
+        return batch
+
+    def _mask(self, segments: torch.Tensor) -> torch.Tensor:
+        """Let each token see the text and its own question up to itself, as at inference."""
+        keys, queries = segments[:, None, :], segments[:, :, None]
+        visible = ((keys == 0) | (keys == queries)).tril()
+        # Encoders read as decoders take (batch, query, key) of 0 and 1, and make it additive
+        # themselves; causal models take (batch, 1, query, key) ready to be added.
+        if getattr(self.config, "is_decoder", False):
+            return visible.long()
+        mask = torch.zeros(visible.shape, dtype=self.config.torch_dtype or torch.float32)
+        return mask.masked_fill(~visible, torch.finfo(mask.dtype).min)[:, None]
+
+
+def _pad(rows: Sequence[list[int]], value: int) -> torch.Tensor:
+    length = max(map(len, rows))
+    return torch.tensor([row + [value] * (length - len(row)) for row in rows])
+
+
+def _positions(segments: Sequence[int]) -> Iterator[int]:
+    """Count on within the text and within each question, each question from the text's end."""
+    text = sum(segment == 0 for segment in segments)
+    position = -1
+    for before, segment in zip([0, *segments], segments, strict=False):
+        position = text if segment != before else position + 1
+        yield position

@@ -1,0 +1,346 @@
+"""Training rows, the loss on answers, and real training runs of tiny models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from spacy_universalner.ty import Conversation, Question
+from spacy_universalner.universal_ner.finetune import (
+    METRICS_FILE,
+    DataSettings,
+    FinetuneSettings,
+    answer_loss,
+    finetune,
+    only_targets,
+    read_settings,
+)
+from spacy_universalner.universal_ner.finetune_data import (
+    IGNORE_INDEX,
+    Collator,
+    encode_conversation,
+)
+from spacy_universalner.universal_ner.prompt import build_prompt
+from spacy_universalner.universal_ner.tokenization import encode_pieces, end_token_id
+
+ROOT = Path(__file__).parents[2]
+FAMILIES = ("tiny_llama", "tiny_gpt2", "tiny_neox", "tiny_bert_decoder")
+
+CONVERSATION = Conversation(
+    "1",
+    "Marie Curie won the Nobel Prize in Paris in 1903 with Pierre Curie.",
+    (
+        Question("person", ("Marie Curie", "Pierre Curie")),
+        Question("organization"),
+        Question("location", ("Paris",)),
+    ),
+)
+SHORT = Conversation("2", "Paris.", (Question("location", ("Paris",)),))
+TRAINING = {
+    "learning_rate": 5e-3,
+    "per_device_train_batch_size": 2,
+    "num_train_epochs": 2,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def load(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def make_settings(training=None, **data) -> FinetuneSettings:
+    return FinetuneSettings(DataSettings(**data), {**TRAINING, **(training or {})})
+
+
+def conversations(number: int) -> list[Conversation]:
+    names = ["Marie Curie", "Henrik Dalgaard", "Pierre Curie", "Barack Obama", "Jutland"]
+    return [
+        Conversation(
+            str(i),
+            f"{names[i % 5]} was born in Paris in {1900 + i}.",
+            (Question("person", (names[i % 5],)), Question("city"), Question("year")),
+        )
+        for i in range(number)
+    ]
+
+
+# Rows
+
+
+def test_loss_falls_on_answers_and_their_ends_alone(folder):
+    _, tokenizer = load(folder)
+    (row,), rejects = encode_conversation(tokenizer, CONVERSATION, template="serve")
+    assert not rejects
+    learned = [token for token in row["labels"] if token != IGNORE_INDEX]
+    assert all(
+        label in (token, IGNORE_INDEX)
+        for token, label in zip(row["input_ids"], row["labels"], strict=True)
+    )
+    end = end_token_id(tokenizer)
+    answers, current = [], []
+    for token in learned:
+        if token == end:
+            answers.append(tokenizer.decode(current).strip())
+            current = []
+        else:
+            current.append(token)
+    assert current == []
+    strip = str.lower if "[SEP]" in tokenizer.get_vocab() else str
+    assert [answer.replace(" ", "") for answer in answers] == [
+        strip(answer) for answer in ('["MarieCurie","PierreCurie"]', "[]", '["Paris"]')
+    ]
+
+
+def test_acknowledgement_can_be_learned_as_in_the_released_code(folder):
+    _, tokenizer = load(folder)
+    (plain,), _ = encode_conversation(tokenizer, SHORT, template="serve")
+    (released,), _ = encode_conversation(
+        tokenizer, SHORT, template="serve", acknowledgement_loss=True
+    )
+    assert released["input_ids"] == plain["input_ids"]
+    added = [
+        after
+        for before, after in zip(plain["labels"], released["labels"], strict=True)
+        if after != before
+    ]
+    assert added[-1] == end_token_id(tokenizer)
+    words = tokenizer.decode(added[:-1]).strip().lower().replace(" ", "")
+    assert words == "i'vereadthistext."
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    answers=st.lists(st.lists(st.sampled_from(["Paris", "Marie Curie", "1903"]), max_size=4)),
+    max_length=st.integers(50, 160),
+    attend=st.sampled_from(["conversation", "question"]),
+)
+def test_splitting_loses_no_question_without_saying_so(tiny_gpt2, answers, max_length, attend):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    questions = tuple(Question(f"type {i}", tuple(found)) for i, found in enumerate(answers))
+    conversation = Conversation("1", "Paris, 1903.", questions)
+    whole, _ = encode_conversation(tokenizer, conversation, max_length=10**6)
+    rows, rejects = encode_conversation(
+        tokenizer, conversation, max_length=max_length, attend=attend
+    )
+    assert all(len(row["input_ids"]) <= max_length for row in rows)
+    rejected = {reject.item for reject in rejects}
+    expected = [split_row(row)[1] for row in whole]
+    expected = [
+        turn
+        for turns in expected
+        for turn, question in zip(turns, questions, strict=True)
+        if question.type not in rejected
+    ]
+    assert [turn for row in rows for turn in split_row(row)[1]] == expected
+    assert len({tuple(split_row(row)[0]) for row in rows}) <= 1
+    for reject in rejects:
+        asked = Conversation("1", conversation.text, (questions[int(reject.item.split()[1])],))
+        (alone,), _ = encode_conversation(tokenizer, asked, max_length=10**6)
+        assert len(alone["input_ids"]) > max_length
+
+
+def split_row(row):
+    turns = [[] for _ in range(max(row["segments"]) + 1)]
+    for token, label, segment in zip(row["input_ids"], row["labels"], row["segments"], strict=True):
+        turns[segment].append((token, label))
+    return turns[0], turns[1:]
+
+
+def test_context_of_the_model_limits_a_question_not_a_row_of_separate_ones(tiny_gpt2):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    (whole,), _ = encode_conversation(tokenizer, CONVERSATION, max_length=10**6)
+    text, questions = split_row(whole)
+    context = len(text) + max(map(len, questions))
+
+    def count(attend, context_length):
+        rows, rejects = encode_conversation(
+            tokenizer, CONVERSATION, context_length=context_length, attend=attend
+        )
+        return len(rows), len(rejects)
+
+    assert count("question", context) == (1, 0)
+    assert count("conversation", context) == (3, 0)
+    assert count("question", context - 1) == (1, 1)
+    assert count("conversation", context - 1) == (2, 1)
+
+
+# Loss
+
+
+@pytest.mark.parametrize("attend", ["conversation", "question"])
+def test_padding_changes_nothing(folder, attend):
+    model, tokenizer = load(folder)
+    collate = Collator(0, model.config, attend)
+    rows = [
+        encode_conversation(tokenizer, conversation, attend=attend)[0][0]
+        for conversation in (CONVERSATION, SHORT)
+    ]
+    together = collate(rows)
+    assert together["lengths"].tolist() == [len(row["input_ids"]) for row in rows]
+    logits = forward(model, together)
+    for number, row in enumerate(rows):
+        alone = forward(model, collate([row]))[0]
+        assert torch.allclose(logits[number, : len(alone)], alone, atol=1e-4)
+
+
+def forward(model, batch):
+    with torch.no_grad():
+        return model(
+            **{name: batch[name] for name in batch if name not in ("labels", "lengths")}
+        ).logits
+
+
+def test_separate_questions_are_answered_as_if_each_were_asked_alone(folder):
+    model, tokenizer = load(folder)
+    (row,), _ = encode_conversation(tokenizer, CONVERSATION, template="serve", attend="question")
+    logits = forward(model, Collator(0, model.config, "question")([row]))[0]
+    for number, question in enumerate(CONVERSATION.questions, start=1):
+        prompt = build_prompt(CONVERSATION.text, question.type)
+        prompt_ids = encode_pieces(tokenizer, prompt.pieces).ids
+        places = [i for i, segment in enumerate(row["segments"]) if segment == number]
+        text = [i for i, segment in enumerate(row["segments"]) if segment == 0]
+        alone = [row["input_ids"][i] for i in text + places]
+        with torch.no_grad():
+            expected = model(torch.tensor([alone])).logits[0]
+        assert torch.allclose(logits[places], expected[len(text) :], atol=1e-4)
+        assert alone[: len(prompt_ids)] == prompt_ids
+
+
+def test_loss_on_selected_positions_equals_the_models_own(folder):
+    model, tokenizer = load(folder)
+    rows = [
+        encode_conversation(tokenizer, conversation)[0][0] for conversation in (CONVERSATION, SHORT)
+    ]
+    batch = Collator(0, model.config)(rows)
+    batch.pop("lengths")
+    expected = model(**batch).loss
+    expected.backward()
+    gradients = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+    model.zero_grad()
+    labels = batch.pop("labels")
+    with only_targets(model.get_output_embeddings(), labels):
+        outputs = model(**batch)
+    loss = answer_loss(outputs, labels)
+    loss.backward()
+    assert outputs.logits.shape[0] == int((labels != IGNORE_INDEX).sum())
+    assert torch.allclose(loss, expected, atol=1e-5)
+    found = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    for gradient, own in zip(found, gradients, strict=True):
+        assert torch.allclose(gradient, own, atol=1e-5)
+    assert model(**batch).logits.shape[:2] == labels.shape  # the hook is gone
+
+
+# Training
+
+
+@pytest.mark.parametrize("attend", ["conversation", "question"])
+def test_any_causal_model_learns_and_loads_again(folder, tmp_path, attend):
+    metrics = finetune(
+        make_settings({"num_train_epochs": 4}, attend=attend),
+        str(folder),
+        conversations(8),
+        tmp_path,
+        dev_conversations=conversations(2),
+    )
+    losses = [entry["loss"] for entry in metrics["log"] if "loss" in entry]
+    assert len(losses) == 16
+    assert losses[-1] < losses[0] / 2
+    assert json.loads((tmp_path / METRICS_FILE).read_text()) == json.loads(json.dumps(metrics))
+    assert metrics["rows"] == 8
+    assert metrics["conversations"] == 8
+    assert metrics["questions"] == 24
+    assert 0 <= metrics["padding_share"] < 1
+    tuned, tokenizer = load(tmp_path)
+    (row,), _ = encode_conversation(tokenizer, conversations(1)[0])
+    assert tuned(torch.tensor([row["input_ids"]])).logits.shape[-1] == len(tokenizer)
+
+
+def test_metrics_count_the_tokens_that_were_trained_on(tiny_gpt2, tmp_path):
+    metrics = finetune(make_settings(), str(tiny_gpt2), conversations(4), tmp_path)
+    _, tokenizer = load(tiny_gpt2)
+    rows = [encode_conversation(tokenizer, item)[0][0] for item in conversations(4)]
+    lengths = [len(row["input_ids"]) for row in rows]
+    assert metrics["tokens"] == 2 * sum(lengths)
+    assert metrics["target_tokens"] == sum(
+        label != IGNORE_INDEX for row in rows for label in row["labels"]
+    )
+    assert metrics["steps"] == 4
+
+
+def test_accumulated_steps_equal_larger_batches(tiny_llama, tmp_path):
+    batch = {"max_steps": 3, "group_by_length": False, "dataloader_drop_last": True}
+    small = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    items = [CONVERSATION, SHORT, *conversations(4)]
+    for name, training in (("large", batch), ("small", {**batch, **small})):
+        finetune(make_settings(training), str(tiny_llama), items, tmp_path / name)
+    large, small = (load(tmp_path / name)[0].state_dict() for name in ("large", "small"))
+    for name, weight in large.items():
+        assert torch.allclose(weight, small[name], atol=1e-4), name
+
+
+def test_questions_left_out_are_listed(tiny_gpt2, tmp_path):
+    long = Conversation("long", "Paris. " * 200, (Question("location", ("Paris",)),))
+    metrics = finetune(make_settings(max_length=200), str(tiny_gpt2), [SHORT, long], tmp_path)
+    assert metrics["rejects"] == [
+        {
+            "id": "long",
+            "item": "location",
+            "reason": "longer than 200 tokens with its text",
+        }
+    ]
+    with pytest.raises(ValueError, match=r"nothing to train on.*200 tokens"):
+        finetune(make_settings(max_length=200), str(tiny_gpt2), [long], tmp_path)
+
+
+def test_bfloat16_leaves_the_weights_in_float32(tiny_bert_decoder, tmp_path):
+    finetune(make_settings({"bf16": True}), str(tiny_bert_decoder), conversations(4), tmp_path)
+    weights = load(tmp_path)[0].state_dict()
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+# Settings
+
+
+def test_settings_are_read_and_overridden(tmp_path):
+    path = tmp_path / "finetune.cfg"
+    path.write_text('[data]\nattend = "question"\n\n[training]\nlearning_rate = 3e-4\n')
+    found = read_settings(path, {"training.learning_rate": 1e-3})
+    assert found == FinetuneSettings(DataSettings(attend="question"), {"learning_rate": 1e-3})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[date]\n", "no section 'date'. Known sections: data, lora, training"),
+        ("[data]\nlength = 3\n", r"\[data\] in .* no setting 'length'. Known .*max_length"),
+        ("[training]\nlr = 1\n", r"\[training\] in .* no setting 'lr'. Known .*learning_rate"),
+        ('[training]\noutput_dir = "x"\n', "no setting 'output_dir'"),
+        ('[data]\nattend = "all"\n', "attend = 'all'.*'conversation'"),
+    ],
+)
+def test_unknown_settings_are_named(tmp_path, text, message):
+    path = tmp_path / "finetune.cfg"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_settings(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("finetune_*.cfg")), ids=str)
+def test_shipped_settings_are_valid(path):
+    read_settings(path)
