@@ -15,8 +15,9 @@ UNPARSEABLE = "unparseable"
 _BULLET = re.compile(r"[-*•]\s+|\d+[.)]\s+")
 _STRING = r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 _PAIR = re.compile(rf"[(\[]\s*{_STRING}\s*,\s*{_STRING}\s*,?\s*[)\]]", re.DOTALL)
-# A pair whose strings hold unescaped quotes, such as ("the "Foo" band", "band").
-_LOOSE_PAIR = re.compile(r"""[(\[]\s*(["'])(.+?)\1\s*,\s*(["'])(.+)\3\s*,?\s*[)\]]""", re.DOTALL)
+# A pair whose strings hold unescaped quotes, such as ("the "Foo" band", "band"); not a triple.
+_LOOSE_STRING = r"""(["'])((?:(?!["']\s*,\s*["']).)+)["']"""
+_LOOSE_PAIR = re.compile(rf"[(\[]\s*{_LOOSE_STRING}\s*,\s*{_LOOSE_STRING}\s*,?\s*[)\]]", re.DOTALL)
 _PAIR_BORDER = re.compile(r"(?<=[)\]])\s*,\s*(?=[(\[])")
 
 

@@ -59,7 +59,7 @@ class RecordedModel:
             return Answer(
                 "",
                 error=f"{self.path} holds no response to the prompt that ends in "
-                f"'{prompt[-60:]}'. A recorded model answers only the texts that it was recorded "
+                f"{prompt[-60:]!r}. A recorded model answers only the texts that it was recorded "
                 f"on, asked with the template '{self.template}'; for others name a live model.",
             )
         return Answer(response)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from spacy_universalner.data.annotation.stored import NoAnswer, StoredModel, make_stored_model
+from spacy_universalner.data.store import ResponseStore
+from spacy_universalner.ty import Answer
+
+
+class Shouting:
+    """A model of another library: the plain signature, and errors are raised."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, prompts: Iterable[Iterable[str]]) -> Iterable[Iterable[str]]:
+        for document in prompts:
+            prompts_ = list(document)
+            self.seen += prompts_
+            if "bad" in prompts_:
+                raise ConnectionError("unplugged")
+            yield [prompt.upper() for prompt in prompts_]
+
+
+class Batching:
+    """A model that computes by itself: no concurrency, it sees whole batches."""
+
+    identity = "batching"
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, prompts: Iterable[Iterable[str]]) -> Iterable[Iterable[str]]:
+        raise NotImplementedError
+
+    def answer(self, prompts: Iterable[Sequence[str]]) -> Iterator[list[Answer]]:
+        documents = list(prompts)
+        self.batches.append(len(documents))
+        for document in documents:
+            yield [Answer(prompt[::-1]) for prompt in document]
+
+
+def stored(model: object, path: Path, **settings: object) -> StoredModel:
+    return make_stored_model(model, path=str(path), identity="m", **settings)  # type: ignore[arg-type]
+
+
+def test_nothing_is_asked_twice(tmp_path: Path) -> None:
+    path = tmp_path / "responses.sqlite"
+    model = Shouting()
+    assert list(stored(model, path)([["a", "b"], ["a"]])) == [["A", "B"], ["A"]]
+    assert model.seen == ["a", "b"]
+    again = stored(model, path)
+    assert list(again([["b"], ["c"]])) == [["B"], ["C"]]
+    assert model.seen == ["a", "b", "c"]
+    assert (again.asked, again.reused, again.failed) == (1, 1, 0)
+
+
+def test_another_model_is_asked_anew(tmp_path: Path) -> None:
+    model = Shouting()
+    for identity in ("m, temperature 0", "m, temperature 1"):
+        path = str(tmp_path / "responses.sqlite")
+        list(make_stored_model(model, path=path, identity=identity)([["a"]]))
+    assert model.seen == ["a", "a"]
+
+
+@pytest.mark.parametrize("concurrency", [None, 1, 3])
+def test_a_failure_stays_alone_and_is_tried_again(tmp_path: Path, concurrency: int | None) -> None:
+    path = tmp_path / "responses.sqlite"
+    model = stored(Shouting(), path, concurrency=concurrency)
+    ((first,), (failed,), (last,)) = model([["a"], ["bad"], ["c"]])
+    assert (first, last) == ("A", "C")
+    assert isinstance(failed, NoAnswer)
+    assert failed == "ConnectionError: unplugged"
+    assert list(ResponseStore(path).failures().values()) == ["ConnectionError: unplugged"]
+    second = stored(Shouting(), path)
+    list(second([["a"], ["bad"], ["c"]]))
+    assert (second.asked, second.reused, second.failed) == (1, 2, 1)
+
+
+def test_many_failures_in_a_row_stop_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "responses.sqlite"
+    model = stored(Shouting(), path, max_failures=2)
+    list(model([["bad"], ["a"]]))
+    list(model([["bad"], ["b"]]))  # an answer in between: no two in a row
+    with pytest.raises(RuntimeError, match=r"2 requests in a row failed.*unplugged\nNothing is"):
+        for _ in range(2):
+            list(model([["bad"]]))
+    assert len(ResponseStore(path)) == 2
+
+
+def test_requests_run_side_by_side(tmp_path: Path) -> None:
+    barrier = Barrier(3, timeout=30)
+
+    def waits(prompts: Iterable[Iterable[str]]) -> Iterable[Iterable[str]]:
+        barrier.wait()  # passes only when three requests are under way at once
+        return [list(document) for document in prompts]
+
+    model = stored(waits, tmp_path / "responses.sqlite", concurrency=3)
+    assert list(model([["a"], ["b"], ["c"]])) == [["a"], ["b"], ["c"]]
+    assert model.asked == 3
+
+
+def test_a_model_without_concurrency_gets_whole_batches(tmp_path: Path) -> None:
+    model = Batching()
+    wrapped = stored(model, tmp_path / "responses.sqlite")
+    assert wrapped.identity == "batching"
+    assert list(wrapped([["ab"], ["cd"], ["ab"]])) == [["ba"], ["dc"], ["ba"]]
+    assert model.batches == [2]
+
+
+def test_the_model_has_to_be_known(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"which model and decoding .* and Shouting does not say"):
+        make_stored_model(Shouting(), path=str(tmp_path / "responses.sqlite"))
