@@ -248,6 +248,11 @@ class Decoder:
                 return_dict=True,
                 **settings,
             )
+        if output.past_key_values is None:
+            raise ValueError(
+                f"{type(self.model).__name__} keeps no keys and values of what it has read, so it "
+                "is no causal decoder. A BERT-like one needs is_decoder = true in its config.json."
+            )
         if cache is None:
             cache = RoomyCache(output.past_key_values)
         else:

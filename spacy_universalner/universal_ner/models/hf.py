@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import Iterable  # noqa: UP035  (spacy-llm compares annotations with typing's own)
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
