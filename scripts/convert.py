@@ -1,5 +1,6 @@
 """Convert annotated texts from one format to another."""
 
+import json
 from pathlib import Path
 
 import spacy
@@ -19,6 +20,9 @@ def main(
     lang: str = typer.Option("en", help="Language of the tokenizer"),
     spans_key: str = typer.Option(None, help="Entities in doc.spans[...] and not doc.ents"),
     tags: str = typer.Option(None, help="CoNLL: the tags are the first or last column"),
+    labels: Path = typer.Option(
+        None, exists=True, help='JSON of new names such as {"PER": "person", "MISC": null}'
+    ),
     dataset: str = typer.Option(None, help="Conversations: name of the data set"),
 ) -> None:
     """Formats: passages and conversations (JSONL), spacy, conll, pile-ner (JSON), nuner.
@@ -28,7 +32,13 @@ def main(
     """
     if tags not in (None, "first", "last"):
         msg.fail(f"--tags {tags}: expected first or last", exits=1)
-    convert = Converter(spacy.blank(lang), spans_key=spans_key, tags=tags, dataset=dataset)
+    convert = Converter(
+        spacy.blank(lang),
+        spans_key=spans_key,
+        tags=tags,
+        dataset=dataset,
+        labels={} if labels is None else json.loads(labels.read_text("utf8")),
+    )
     try:
         convert(source, format_of(source, source_format), target, format_of(target, target_format))
     except (ImportError, ValueError) as error:

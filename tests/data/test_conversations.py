@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from scripts.build_conversations import main
 from spacy_universalner.data.conversations import TextSplit, answers_by_type, build_conversations
 from spacy_universalner.data.negatives import NegativeSampler
+from spacy_universalner.data.readers import read_conversations, read_passages, write_passages
 from spacy_universalner.ty import Mention, Passage, Question
 
 ADA = Passage(
@@ -83,3 +91,51 @@ def test_texts_of_another_source_are_never_held_out_nor_leak() -> None:
     for text, place in passages.items():
         assert sentences[text] == (None if place == "heldout" else place)
     assert None not in {sentences[text] for text in texts[100:]}
+
+
+def test_the_script_splits_texts_and_balances_questions(tmp_path: Path) -> None:
+    passages = [
+        Passage(f"p{i}", f"Ada saw Rome {i}.", (Mention(0, 3, "person"), Mention(8, 12, "city")))
+        for i in range(200)
+    ]
+    sentences = [Passage(f"s{i}", f"Bob ran {i}.", (Mention(0, 3, "human"),)) for i in range(200)]
+    sentences += [replace(passage, id=f"again-{passage.id}") for passage in passages]
+    write_passages(tmp_path / "passages.jsonl", passages)
+    write_passages(tmp_path / "sentences.jsonl", sentences)
+    arguments = [tmp_path / "out", "--passages", tmp_path / "passages.jsonl", "--dev", 0.1]
+    arguments += ["--sentences", tmp_path / "sentences.jsonl", "--metrics", tmp_path / "m.json"]
+    script = typer.Typer()
+    script.command()(main)
+    result = CliRunner().invoke(script, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+
+    train = list(read_conversations(tmp_path / "out" / "conversations_train.jsonl"))
+    dev = list(read_conversations(tmp_path / "out" / "conversations_dev.jsonl"))
+    held = list(read_passages(tmp_path / "out" / "uniner_heldout.jsonl"))
+    texts = [{record.text for record in records} for records in (train, dev, held)]
+    assert texts[0] | texts[1] | texts[2] == {each.text for each in (*passages, *sentences)}
+    assert sum(map(len, texts)) == 400
+    assert len(train) + len(dev) + 2 * len(held) == 600  # held-out texts nowhere else
+    assert 10 < len(held) < 30
+    assert all(passage.mentions for passage in held)
+    for conversation in (*train, *dev):
+        answered = [bool(question.answers) for question in conversation.questions]
+        types = {question.type for question in conversation.questions}
+        assert len(types) == len(answered) <= 3
+        assert sum(answered) == (1 if conversation.text.startswith("Bob") else 2)
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert (metrics["types"], metrics["negatives"]) == (3, "frequency")
+    assert metrics["splits"]["train"]["texts"] == len(train)
+    questions = sum(len(conversation.questions) for conversation in train)
+    assert metrics["splits"]["train"]["questions"] == questions
+
+    again = [str(argument) for argument in (tmp_path / "again", *arguments[1:])]
+    CliRunner().invoke(script, again)
+    for name in ("conversations_train.jsonl", "conversations_dev.jsonl", "uniner_heldout.jsonl"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_conversations_are_streamed() -> None:
+    endless = (replace(ADA, id=str(i)) for i in count())
+    conversations = build_conversations(endless, SAMPLER)
+    assert [conversation.id for conversation in islice(conversations, 3)] == ["0", "1", "2"]

@@ -236,6 +236,20 @@ def test_negatives_survive_between_conversation_formats(tmp_path: Path) -> None:
     assert list(read_conversations(tmp_path / "b.jsonl")) == READ
 
 
+def test_labels_are_renamed_or_taken_out(tmp_path: Path) -> None:
+    write_passages(tmp_path / "a.jsonl", PASSAGES)
+    convert = Converter(NLP, labels={"person": "human", "city": None})
+    convert(tmp_path / "a.jsonl", "passages", tmp_path / "b.jsonl", "passages")
+    first, *_ = read_passages(tmp_path / "b.jsonl")
+    assert first.mentions == (Mention(0, 3, "human"),)
+    write_pile_ner(tmp_path / "a.json", READ)
+    convert = Converter(NLP, labels={"boat": None, "city": "town"}, dataset="d")
+    convert(tmp_path / "a.json", "pile-ner", tmp_path / "b.json", "pile-ner")
+    first, second = read_pile_ner(tmp_path / "b.json")
+    assert first == Conversation("q0", "Ada saw Rome.", (Question("town", ("Rome",)),), "d")
+    assert second.dataset == "d"
+
+
 def test_formats_are_told_by_suffix_or_name() -> None:
     assert format_of(Path("a.jsonl")) == "passages"
     assert format_of(Path("a.jsonl"), "nuner") == "nuner"

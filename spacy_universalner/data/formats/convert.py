@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -68,12 +68,17 @@ class Converter:
         `doc.ents`.
     tags (str | None): Column of the tags in CoNLL files; None to find it, and to write the last.
     dataset (str | None): Name that conversations get for the dataset-specific template.
+    labels (Mapping[str, str | None]): New names of labels, such as `{"PER": "person"}`; None
+        takes a label's entities out. The others stay as they are.
+    count (int): Texts so far.
+    rejects (list[tuple[str, Reject]]): Entities lost so far, each with its text's id.
     """
 
     nlp: Language
     spans_key: str | None = None
     tags: TagColumn | None = None
     dataset: str | None = None
+    labels: Mapping[str, str | None] = field(default_factory=dict)
     count: int = 0
     rejects: list[tuple[str, Reject]] = field(default_factory=list)
 
@@ -87,7 +92,7 @@ class Converter:
         """
         kinds = ("conversations", "pile-ner")
         if source_format in kinds and to in kinds:
-            conversations = _read_conversations(source, source_format)
+            conversations = map(self._ask, _read_conversations(source, source_format))
             _write_conversations(target, to, self._count(conversations))
         else:
             self.write(target, to, self.read(source, source_format))
@@ -110,7 +115,7 @@ class Converter:
             case _:
                 conversations = _read_conversations(path, format)
                 passages = (self._note(*conversation_to_passage(each)) for each in conversations)
-        yield from self._count(passages)
+        yield from self._count(map(self._rename, passages))
 
     def write(self, path: Path, format: Format, passages: Iterable[Passage]) -> None:
         """Write passages; see `rejects` for the entities that the format could not hold."""
@@ -134,6 +139,21 @@ class Converter:
         for record in records:
             self.count += 1
             yield record
+
+    def _rename(self, passage: Passage) -> Passage:
+        named = (
+            (mention, self.labels.get(mention.label, mention.label)) for mention in passage.mentions
+        )
+        mentions = (replace(mention, label=label) for mention, label in named if label is not None)
+        return replace(passage, mentions=tuple(mentions))
+
+    def _ask(self, conversation: Conversation) -> Conversation:
+        named = (
+            (asked, self.labels.get(asked.type, asked.type)) for asked in conversation.questions
+        )
+        questions = (replace(asked, type=label) for asked, label in named if label is not None)
+        dataset = conversation.dataset if self.dataset is None else self.dataset
+        return replace(conversation, questions=tuple(questions), dataset=dataset)
 
     def _note(self, passage: Passage, rejects: Iterable[Reject]) -> Passage:
         self.rejects += [(passage.id, reject) for reject in rejects]
