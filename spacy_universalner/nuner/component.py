@@ -307,7 +307,10 @@ class NuNER(TrainablePipe):
     def get_loss(
         self, examples: Iterable[Example], scores: list[Floats2d]
     ) -> tuple[float, list[Floats2d]]:
-        """Cross-entropy, averaged over the tokens whose annotation is known.
+        """Cross-entropy, summed over the tokens whose annotation is known.
+
+        A sum, as in spaCy's other components: on a shared transformer their gradients are of one
+        size.
 
         examples (Iterable[Example]): The batch.
         scores (list[Floats2d]): The model's logits for it.
@@ -370,12 +373,12 @@ class NuNER(TrainablePipe):
     def _cross_entropy(
         self, scores: list[Floats2d], targets: Floats2d, weights: viterbi.Floats
     ) -> tuple[float, list[Floats2d]]:
-        """Cross-entropy of logits and target probabilities, as a weighted mean over tokens."""
+        """Cross-entropy of logits and target probabilities, as a weighted sum over tokens."""
         ops = self.model.ops
         probs = ops.softmax(ops.flatten(scores))
-        share = ops.asarray2f((weights / max(weights.sum(), 1e-8)).reshape(-1, 1))
-        loss = float(-(targets * ops.xp.log(probs + 1e-12) * share).sum())
-        gradient = (probs - targets) * share
+        factors = ops.asarray2f(weights.reshape(-1, 1))
+        loss = float(-(targets * ops.xp.log(probs + 1e-12) * factors).sum())
+        gradient = (probs - targets) * factors
         return loss, ops.unflatten(gradient, ops.asarray1i([len(s) for s in scores]))
 
 

@@ -1,0 +1,189 @@
+"""spaCy's own commands on `nuner`, in real files and, where it matters, in a fresh environment."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+import spacy
+import srsly
+from spacy.cli import app
+from spacy.cli.find_threshold import find_threshold
+from spacy.tokens import DocBin
+from spacy.training import Example
+from typer.testing import CliRunner
+
+from tests.nuner.test_component import SENTENCES, found
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ["nuner.cfg", "nuner_frozen.cfg", "nuner_shared.cfg", "nuner_spacy_ner.cfg"]
+
+
+def cli(*arguments: object, exit_code: int = 0) -> str:
+    """Run a command of spaCy in this process."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == exit_code, f"{result.output}\n{result.exception!r}"
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Annotated sentences, with a tag for each token."""
+    nlp = spacy.blank("en")
+    docs = []
+    for text, entities in SENTENCES * 3:
+        doc = nlp.make_doc(text)
+        annotation = {"entities": entities, "tags": ["X"] * len(doc)}
+        docs.append(Example.from_dict(doc, annotation).reference)
+    path = tmp_path_factory.mktemp("data") / "sentences.spacy"
+    DocBin(docs=docs).to_disk(path)
+    return path
+
+
+def options(data, encoder, epochs=15, rate=5e-3):
+    """Overrides that make a config for users one for a tiny model."""
+    return [
+        *("--paths.train", data, "--paths.dev", data, "--paths.encoder", encoder),
+        *("--training.max_epochs", epochs, "--training.eval_frequency", 15),
+        *("--training.batcher.size", 4, "--training.optimizer.grad_clip", 0.0),
+        *("--training.optimizer.learn_rate.initial_rate", rate),
+        *("--training.optimizer.learn_rate.total_steps", 3 * epochs + 10),
+        *("--training.optimizer.learn_rate.warmup_steps", 5),
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tiny_bert, tmp_path_factory):
+    """The folder of a pipeline trained by `spacy train`."""
+    output = tmp_path_factory.mktemp("trained")
+    arguments = options(data, tiny_bert, epochs=60)
+    cli("train", ROOT / "configs" / "nuner.cfg", "--output", output, *arguments)
+    return output / "model-best"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_are_complete_and_valid(name):
+    assert "Config is valid" in cli("debug", "config", ROOT / "configs" / name)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_train(name, data, tiny_bert, tmp_path):
+    arguments = options(data, tiny_bert, epochs=2)
+    cli("train", ROOT / "configs" / name, "--output", tmp_path, *arguments)
+    nlp = spacy.load(tmp_path / "model-last")
+    docs = list(nlp.pipe([text for text, _ in SENTENCES] + [""]))
+    assert all(doc.has_annotation("ENT_IOB") for doc in docs[:-1])
+
+
+def test_evaluate(trained, data, tmp_path):
+    cli("evaluate", trained, data, "--output", tmp_path / "metrics.json")
+    scores = srsly.read_json(tmp_path / "metrics.json")
+    assert scores["ents_f"] == scores["spans_nuner_f"] == 1.0
+    assert set(scores["ents_per_type"]) == {"PERSON", "PLACE"}
+
+
+def test_find_threshold(trained, data):
+    best, score, scores = find_threshold(
+        str(trained), data, "nuner", "threshold", "ents_f", n_trials=3
+    )
+    assert list(scores) == [0.0, 0.5, 1.0]
+    assert score == scores[best] == scores[0.0] == 1.0
+    assert scores[1.0] == 0.0
+
+
+def test_debug_data_and_model(data, tiny_bert):
+    config = ROOT / "configs" / "nuner.cfg"
+    overrides = ["--paths.train", data, "--paths.dev", data, "--paths.encoder", tiny_bert]
+    # It finds so few examples to be an error.
+    assert "Corpus is loadable" in cli("debug", "data", config, *overrides, exit_code=1)
+    assert "nuner_encoder" in cli("debug", "model", config, "nuner", "-P0", "-P3", *overrides)
+
+
+def test_labels_from_a_file(data, tiny_bert, tmp_path):
+    config = ROOT / "configs" / "nuner.cfg"
+    paths = ["--paths.train", data, "--paths.dev", data, "--paths.encoder", tiny_bert]
+    cli("init", "labels", config, tmp_path / "labels", *paths)
+    assert srsly.read_json(tmp_path / "labels" / "nuner.json") == ["PERSON", "PLACE"]
+    labels = tmp_path / "labels" / "nuner.json"
+    labels.write_text('["PLACE", "PERSON", "PRIZE"]')
+    text = config.read_text().replace(
+        "[initialize.components]\n",
+        "[initialize.components]\n\n[initialize.components.nuner]\n\n"
+        "[initialize.components.nuner.labels]\n"
+        f'@readers = "spacy.read_labels.v1"\npath = "{labels}"\n',
+    )
+    (tmp_path / "config.cfg").write_text(text)
+    arguments = options(data, tiny_bert, epochs=1)
+    cli("train", tmp_path / "config.cfg", "--output", tmp_path / "out", *arguments)
+    nlp = spacy.load(tmp_path / "out" / "model-last")
+    assert nlp.get_pipe("nuner").labels == ("PLACE", "PERSON", "PRIZE")
+
+
+def sourcing_config(source, **training):
+    """A config that takes `nuner` over from a trained pipeline."""
+    nlp = spacy.load(source)
+    config = nlp.config.copy()
+    config["components"]["nuner"] = {"source": str(source), "component": "nuner"}
+    config["training"].update(training)
+    return config
+
+
+def test_training_resumes_from_a_trained_pipeline(trained, data, tmp_path):
+    sourcing_config(trained).to_disk(tmp_path / "resume.cfg")
+    arguments = ["--training.max_steps", 1, "--training.eval_frequency", 1]
+    cli("train", tmp_path / "resume.cfg", "--output", tmp_path, *arguments)
+    meta = srsly.read_json(tmp_path / "model-last" / "meta.json")
+    assert meta["performance"]["ents_f"] == 1.0
+
+
+def test_frozen_components_do_not_change(trained, data, tmp_path):
+    config = sourcing_config(trained, frozen_components=["nuner"], annotating_components=["nuner"])
+    config["nlp"]["pipeline"] = ["nuner", "textcat"]
+    config["components"]["textcat"] = {"factory": "textcat"}
+    config["initialize"]["components"] = {"textcat": {"labels": ["A", "B"]}}
+    config.to_disk(tmp_path / "frozen.cfg")
+    nlp = spacy.load(trained)
+    docs = list(nlp.pipe(text for text, _ in SENTENCES))
+    for doc in docs:
+        doc.cats = {"A": 1.0, "B": 0.0}
+    DocBin(docs=docs).to_disk(tmp_path / "cats.spacy")
+    paths = ["--paths.train", tmp_path / "cats.spacy", "--paths.dev", tmp_path / "cats.spacy"]
+    cli(
+        *("train", tmp_path / "frozen.cfg", "--output", tmp_path, *paths),
+        *("--training.max_steps", 2, "--training.eval_frequency", 1),
+    )
+    after = spacy.load(tmp_path / "model-last")
+    assert after.get_pipe("nuner").to_bytes() == nlp.get_pipe("nuner").to_bytes()
+
+
+@pytest.mark.slow
+def test_a_packaged_pipeline_runs_in_a_fresh_environment(trained, tmp_path):
+    package = [sys.executable, "-m", "spacy", "package", trained, tmp_path, "--build", "wheel"]
+    subprocess.run([*package, "--name", "threats"], check=True, capture_output=True)
+    (wheel,) = tmp_path.rglob("en_threats-*.whl")
+    venv.create(tmp_path / "env", with_pip=True)
+    python = next((tmp_path / "env").glob("[bS]*/python*"))
+    # The dependencies come from here: what is tested is the package, not a download.
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    here = [sysconfig.get_path("purelib"), str(ROOT)]
+    (Path(site) / "dependencies.pth").write_text("\n".join(here))
+    install = [python, "-m", "pip", "install", "--no-index", "--no-deps", wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    code = (
+        "import en_threats; nlp = en_threats.load();"
+        f"print([(e.start_char, e.end_char, e.label_) for e in nlp({SENTENCES[0][0]!r}).ents])"
+    )
+    run = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert run.stdout.strip() == str(SENTENCES[0][1]), run.stderr
+
+
+def test_prediction_is_that_of_the_trained_pipeline(trained):
+    nlp = spacy.load(trained)
+    assert [found(nlp(text)) for text, _ in SENTENCES] == [entities for _, entities in SENTENCES]
