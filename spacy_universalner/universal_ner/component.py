@@ -21,6 +21,7 @@ from spacy.util import SimpleFrozenList
 
 from spacy_universalner import scores
 from spacy_universalner.data.store import ResponseStore
+from spacy_universalner.forks import make_forks_safe
 from spacy_universalner.ty import (
     Answer,
     AnsweringModel,
@@ -135,6 +136,7 @@ def make_universal_ner(
     RETURNS (UniversalNER): The component.
     """
     scores.register()
+    make_forks_safe()
     return UniversalNER(
         name,
         cast(LanguageModel, model),
