@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packaging import version
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, PreTrainedModel
 
 from spacy_universalner.universal_ner.models.batching import Budget, Job, batches, split
@@ -48,20 +50,33 @@ def generate(model: PreTrainedModel, prompt: list[int]) -> list[int]:
 
 
 def decode(decoder: Decoder, asked: Sequence[Sequence[list[int]]]) -> list[list[list[int]]]:
+    """All in one batch, a tree a document where the model can tell branches apart."""
+    if not decoder.shares:
+        prompts = [prompt for document in asked for prompt in document]
+        trees = [Tree.plant([prompt], share=False) for prompt in prompts]
+        answers = iter(decoder.decode(trees, [[AnyAnswer()]] * len(trees)))
+        return [[next(answers)[0].ids for _ in document] for document in asked]
     trees = [Tree.plant(prompts) for prompts in asked]
     listeners = [[AnyAnswer() for _ in prompts] for prompts in asked]
     return [[answer.ids for answer in answers] for answers in decoder.decode(trees, listeners)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_the_beginning_is_shared(family: str, request: pytest.FixtureRequest) -> None:
+    if family == "tiny_gpt2" and version.parse(transformers.__version__) < version.parse("4.52"):
+        pytest.skip("GPT-2 has learned to take a mask with branches in transformers 4.52")
+    model = load(request.getfixturevalue(family))
+    assert Decoder(model, end_ids=ENDS, max_new_tokens=NEW).shares
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @given(drawn=documents)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_answers_are_those_of_one_generate_per_prompt(
     family: str, request: pytest.FixtureRequest, drawn: list[tuple[list[int], list[list[int]]]]
 ) -> None:
     model = load(request.getfixturevalue(family))
     decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
-    assert decoder.shares
     asked = [[trunk + rest for rest in rests] for trunk, rests in drawn]
     expected = [[generate(model, prompt) for prompt in prompts] for prompts in asked]
     assert decode(decoder, asked) == expected
@@ -108,8 +123,8 @@ class Alternating:
         return len(self.taken) == 5
 
 
-def test_a_listener_restricts_and_ends_its_own_branch_only(tiny_gpt2: Path) -> None:
-    model = load(tiny_gpt2)
+def test_a_listener_restricts_and_ends_its_own_branch_only(tiny_neox: Path) -> None:
+    model = load(tiny_neox)
     decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
     prompts = [[3, 4, 5, 6], [3, 4, 5, 7]]
     ((restricted, free),) = decoder.decode([Tree.plant(prompts)], [[Alternating(), AnyAnswer()]])
