@@ -42,15 +42,15 @@ def data(tmp_path_factory):
     return path
 
 
-def options(data, encoder, epochs=15, rate=5e-3):
+def options(data, encoder, epochs):
     """Overrides that make a config for users one for a tiny model."""
     return [
         *("--paths.train", data, "--paths.dev", data, "--paths.encoder", encoder),
         *("--training.max_epochs", epochs, "--training.eval_frequency", 15),
-        *("--training.batcher.size", 4, "--training.optimizer.grad_clip", 0.0),
-        *("--training.optimizer.learn_rate.initial_rate", rate),
-        *("--training.optimizer.learn_rate.total_steps", 3 * epochs + 10),
-        *("--training.optimizer.learn_rate.warmup_steps", 5),
+        *("--training.batcher.size", 4),
+        *("--training.optimizer.learn_rate.initial_rate", 1e-2),
+        *("--training.optimizer.learn_rate.total_steps", 3 * epochs),
+        *("--training.optimizer.learn_rate.warmup_steps", epochs),
     ]
 
 
@@ -58,7 +58,7 @@ def options(data, encoder, epochs=15, rate=5e-3):
 def trained(data, tiny_bert, tmp_path_factory):
     """The folder of a pipeline trained by `spacy train`."""
     output = tmp_path_factory.mktemp("trained")
-    arguments = options(data, tiny_bert, epochs=60)
+    arguments = options(data, tiny_bert, epochs=40)
     cli("train", ROOT / "configs" / "nuner.cfg", "--output", output, *arguments)
     return output / "model-best"
 
