@@ -85,6 +85,10 @@ class ContrastiveModel(nn.Module):
     concept_encoder (PreTrainedModel): A second, separate encoder.
     pooling (Pooling): How a concept's tokens become one vector: their "mean" or the "first".
     temperature (float): What the dot products are divided by.
+    bias (float): What is then added; 0 in the paper. About log(p / (1 - p)), p being the share
+        of ones in the target array, lets training start at the loss of a constant guess. From 0
+        it first has to push all texts away from all concepts, which costs a small corpus much
+        of what the encoder knew.
     """
 
     def __init__(
@@ -94,12 +98,14 @@ class ContrastiveModel(nn.Module):
         *,
         pooling: Pooling = "mean",
         temperature: float = 5.0,
+        bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.concept_encoder = concept_encoder
         self.pooling = pooling
         self.temperature = temperature
+        self.bias = bias
 
     def forward(self, batch: ContrastiveBatch) -> Tensor:
         """RETURNS (Tensor): Sum of the binary cross-entropy over tokens x concepts."""
@@ -109,7 +115,7 @@ class ContrastiveModel(nn.Module):
         tokens = states[batch.texts.mask.bool()].float()
         concepts = torch.cat([self.encode_concepts(group) for group in batch.concepts])
         with torch.autocast(tokens.device.type, enabled=False):
-            logits = tokens @ concepts.T / self.temperature
+            logits = tokens @ concepts.T / self.temperature + self.bias
         return binary_cross_entropy(logits, batch.tokens, batch.columns)
 
     def train(self, mode: bool = True) -> ContrastiveModel:

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from thinc.api import Config
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from transformers.modeling_utils import PreTrainedModel
 from transformers.optimization import get_linear_schedule_with_warmup
@@ -50,6 +51,7 @@ class PretrainSettings:
     pooling (str): "mean" over a concept's tokens or the "first" token; not stated in the paper.
         The mean is what short names are usually pooled by.
     temperature (float): What the dot products are divided by; 1 turns it off.
+    bias (float): Added to the logits. The paper has none; see `ContrastiveModel`.
     max_concepts (int): Concepts a batch at most, drawn at random; 0 for all.
     dropout (bool): Use the encoders' own dropout in the layers that are trained.
     precision (str): "float32" or "bfloat16" (autocast).
@@ -73,6 +75,7 @@ class PretrainSettings:
     concept_frozen: float = 0.0
     pooling: Pooling = "mean"
     temperature: float = 5.0
+    bias: float = 0.0
     max_concepts: int = 0
     dropout: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -192,6 +195,7 @@ class Pretrainer:
             concept_encoder,
             pooling=settings.pooling,
             temperature=settings.temperature,
+            bias=settings.bias,
         )
         length = min(settings.max_length, max_length(text_encoder))
         train, dev = split_passages(passages, settings.dev_fraction, settings.seed)
@@ -220,6 +224,9 @@ class Pretrainer:
         )
         self.encoders.to(accelerator.device)
         with ExitStack() as stack:
+            if accelerator.device.type == "cpu":
+                # On sentences the fused kernel's backward pass takes longer than all else.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             train, dev = self._collators(stack)
             model, optimizer = accelerator.prepare(self.encoders, torch_optimizer)
             first = self._load_checkpoint(torch_optimizer, scheduler)

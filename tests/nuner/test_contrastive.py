@@ -78,7 +78,7 @@ def test_loss_from_the_places_of_the_ones_is_that_of_the_whole_target_array(case
 
 def test_model_gives_the_cross_entropy_of_tokens_and_concepts():
     text_encoder, concept_encoder = make_encoder(seed=0), make_encoder(seed=1)
-    model = ContrastiveModel(text_encoder, concept_encoder, temperature=4.0).eval()
+    model = ContrastiveModel(text_encoder, concept_encoder, temperature=4.0, bias=-2.0).eval()
     short = Rows.pad([torch.tensor([2, 5, 3])], pad_id=1)
     long = Rows.pad([torch.tensor([2, 5, 6, 3]), torch.tensor([2, 7, 8, 3])], pad_id=1)
     batch = ContrastiveBatch(
@@ -97,7 +97,7 @@ def test_model_gives_the_cross_entropy_of_tokens_and_concepts():
     )
     targets = torch.zeros(8, 3)
     targets[1, 0] = targets[2, 0] = targets[6, 2] = 1
-    logits = tokens @ concepts.T / 4.0
+    logits = tokens @ concepts.T / 4.0 - 2.0
     expected = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
     torch.testing.assert_close(model(batch), expected, rtol=1e-4, atol=1e-4)
 
