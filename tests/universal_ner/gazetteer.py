@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import log
 
@@ -11,6 +12,7 @@ from spacy_llm.registry import registry
 
 from spacy_universalner.ty import Answer, Prompt
 
+AnyAnswers = typing.Iterable[typing.Iterable[typing.Any]]  # spacy-llm compares these very types
 QUESTION = re.compile(r"What describes (.+) in the text\? ASSISTANT:? ?$", re.DOTALL)
 
 
@@ -78,7 +80,7 @@ def make_gazetteer(entities: dict[str, list[str]], context_length: int | None = 
 def make_plain_gazetteer(entities: dict[str, list[str]]) -> Callable[..., list[list[str]]]:
     """The same as nothing but a function, as spacy-llm's models are."""
 
-    def answer(prompts: Iterable[Iterable[Prompt]]) -> list[list[str]]:
+    def answer(prompts: AnyAnswers) -> AnyAnswers:
         responses = []
         for group in prompts:
             if any("CRASH" in prompt.source for prompt in group):

@@ -155,7 +155,7 @@ def test_commands(model, gold, tmp_path):
     run("debug", "config", pipeline / "config.cfg", *paths)
     run("evaluate", pipeline, gold, "--output", tmp_path / "metrics.json")
     assert json.loads((tmp_path / "metrics.json").read_text())["ents_f"] == 0.0
-    run("benchmark", "speed", pipeline, gold, "--batches", "30", "--warmup", "1")
+    run("benchmark", "speed", pipeline, gold, "--batches", "30", "--batch-size", "1")
     run("find-threshold", pipeline, gold, "universal_ner", "threshold", "ents_f", "-n", "2")
     labels = spacy.util.load_config(config)["components"]["universal_ner"]["labels"]
     assert spacy.load(pipeline).get_pipe("universal_ner").label_data == labels

@@ -1,0 +1,54 @@
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+import spacy
+
+ROOT = Path(__file__).parents[2]
+TEXT = "Marie Curie won the Nobel Prize in Paris."
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_in_a_fresh_environment(tiny_llama, tmp_path):
+    nlp = spacy.blank("en")
+    # Random weights, held to strings of the text: they do find something
+    model = {
+        "@llm_models": "spacy-universalner.HF.v1",
+        "name": str(tiny_llama),
+        "constrain": "text",
+    }
+    labels = ["person", "location", "award", "date"]
+    nlp.add_pipe("universal_ner", config={"labels": labels, "model": model, "max_new_tokens": 24})
+    expected = [(ent.start, ent.end, ent.label_, ent._.score) for ent in nlp(TEXT).ents]
+    assert expected
+    nlp.to_disk(tmp_path / "pipeline")
+    package = ("package", tmp_path / "pipeline", tmp_path, "--name", "finder", "--build", "wheel")
+    # Without an index "build" cannot isolate itself, and spaCy falls back to setuptools
+    offline = {**os.environ, "PIP_NO_INDEX": "1"}
+    spacy_command = [sys.executable, "-m", "spacy", *package]
+    subprocess.run(spacy_command, check=True, env=offline, capture_output=True)
+    (wheel,) = tmp_path.rglob("en_finder-*.whl")
+
+    venv.create(tmp_path / "env", with_pip=True)
+    python = next((tmp_path / "env").glob("[bS]*/python*"))
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip()
+    # The dependencies come from here: what is tested is the package, not a download
+    here = (sysconfig.get_path("purelib"), str(ROOT))
+    (Path(site) / "dependencies.pth").write_text("\n".join(here))
+    install = [python, "-m", "pip", "install", "--no-index", "--no-deps", wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    code = (
+        "import spacy; nlp = spacy.load('en_finder');"
+        f"ents = nlp({TEXT!r}).ents;"
+        "print([(ent.start, ent.end, ent.label_, ent._.score) for ent in ents]);"
+        "print(nlp.meta['requirements'])"
+    )
+    run = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    found, requirements = run.stdout.strip().splitlines()
+    assert found == str(expected), run.stderr
+    assert "spacy-universalner" in requirements
