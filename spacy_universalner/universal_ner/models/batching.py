@@ -15,11 +15,13 @@ class Job:
     document (int): Which document.
     members (list[int]): Which of its prompts, one for each branch.
     tree (Tree): The prompts' tokens.
+    shares (bool): Whether the tree may have a trunk.
     """
 
     document: int
     members: list[int]
     tree: Tree
+    shares: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def split(document: int, prompts: dict[int, list[int]], budget: Budget, share: b
     while waiting:
         members = waiting.pop()
         tree = Tree.plant([prompts[number] for number in members], share=share)
-        job = Job(document, members, tree)
+        job = Job(document, members, tree, share)
         if len(members) > 1 and budget.cost([job]) > budget.batch_tokens:
             half = len(members) // 2
             waiting += [members[half:], members[:half]]
@@ -68,17 +70,19 @@ def split(document: int, prompts: dict[int, list[int]], budget: Budget, share: b
 
 
 def batches(jobs: Sequence[Job], budget: Budget) -> Iterator[list[Job]]:
-    """Put trees of similar size together.
+    """Put trees of similar size together, those that share and those that do not apart.
 
     jobs (Sequence[Job]): The trees.
     budget (Budget): What a batch may cost.
     YIELDS (list[Job]): Batches, the largest trees first; a tree above the budget is alone.
     """
-    batch: list[Job] = []
-    for job in sorted(jobs, key=lambda job: (-budget.cost([job]), -job.tree.size)):
-        if batch and budget.cost([*batch, job]) > budget.batch_tokens:
+    for shares in (True, False):
+        batch: list[Job] = []
+        alike = [job for job in jobs if job.shares == shares]
+        for job in sorted(alike, key=lambda job: (-budget.cost([job]), -job.tree.size)):
+            if batch and budget.cost([*batch, job]) > budget.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(job)
+        if batch:
             yield batch
-            batch = []
-        batch.append(job)
-    if batch:
-        yield batch

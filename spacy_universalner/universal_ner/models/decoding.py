@@ -93,7 +93,13 @@ class Tree:
 
     @property
     def size(self) -> int:
+        """RETURNS (int): The number of tokens."""
         return len(self.trunk) + sum(map(len, self.branches))
+
+    @property
+    def length(self) -> int:
+        """RETURNS (int): The tokens of the longest prompt."""
+        return len(self.trunk) + max(map(len, self.branches))
 
 
 @dataclass
@@ -147,10 +153,18 @@ class Decoder:
             _MASK_FORMS[model] = self._find_mask_form()
         self.mask_form = _MASK_FORMS[model]
 
-    @property
-    def shares(self) -> bool:
-        """RETURNS (bool): Whether the model can keep the branches of a tree apart."""
-        return self.mask_form in SHARING_FORMS
+    def can_share(self, length: int) -> bool:
+        """Whether prompts may share a tree.
+
+        length (int): The longest of them with its answer, in tokens.
+        RETURNS (bool): False for a model that cannot keep branches apart, and beyond a sliding
+            attention window, which a mask of our own would not heed.
+        """
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        if not getattr(config, "use_sliding_window", True):
+            window = None
+        return self.mask_form != "columns" and (window is None or length <= window)
 
     @torch.inference_mode()
     def decode(
@@ -158,12 +172,13 @@ class Decoder:
     ) -> list[list[Written]]:
         """Write an answer to every prompt.
 
-        trees (Sequence[Tree]): The batch. With `mask_form` "columns" each has one branch and no
-            trunk.
+        trees (Sequence[Tree]): The batch. If one may not share (see `can_share`), each has one
+            branch and no trunk.
         listeners (Sequence[Sequence[Listener]]): For each branch of each tree, its listener.
         RETURNS (list[list[Written]]): For each branch of each tree, its answer.
         """
-        batch = Batch(self, trees, self.mask_form)
+        length = max(tree.length for tree in trees) + self.max_new_tokens
+        batch = Batch(self, trees, self.mask_form if self.can_share(length) else "columns")
         branches = [
             Branch(row, 0, len(tree.trunk) + len(rest), listener, Written())
             for row, tree in enumerate(trees)

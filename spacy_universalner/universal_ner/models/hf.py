@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Iterable  # noqa: UP035  (spacy-llm compares annotations with typing's own)
 
@@ -125,26 +124,16 @@ class HFModel:
         YIELDS (list[Answer]): The answers to a document's prompts. A prompt that does not fit
             into the model's context has an error instead of an answer.
         """
-        budget = Budget(self.batch_tokens, self.max_new_tokens)
-        documents: list[Sequence[str]] = []
-        answers: list[dict[int, Answer]] = []
-        jobs: list[Job] = []
-        cost = 0
-        for document in chain(prompts, [None]):
-            if document is None or cost >= LOOK_AHEAD * self.batch_tokens:
-                for batch in batches(jobs, budget):
-                    for job, written in zip(batch, self._decode(documents, batch), strict=True):
-                        for number, answer in zip(job.members, written, strict=True):
-                            answers[job.document][number] = answer
-                yield from ([found[i] for i in range(len(found))] for found in answers)
-                documents, answers, jobs, cost = [], [], [], 0
-            if document is not None:
-                refused, encoded = self._encode_all(document)
-                new = split(len(documents), encoded, budget, self._decoder().shares)
-                documents.append(document)
-                answers.append(refused)
-                jobs += new
-                cost += sum(budget.cost([job]) for job in new)
+        decoder, pending = None, Pending()
+        for document in prompts:
+            if decoder is None:
+                decoder = self._decoder()
+            self._plan(decoder, pending, document)
+            if pending.cost >= LOOK_AHEAD * self.batch_tokens:
+                yield from self._fulfil(decoder, pending)
+                pending = Pending()
+        if decoder is not None:
+            yield from self._fulfil(decoder, pending)
 
     def count(self, prompt: str) -> int:
         """Count the tokens of a prompt as the model reads it.
@@ -227,11 +216,11 @@ class HFModel:
         leading = get_conventions(self.tokenizer).leading
         return leading + self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
 
-    def _encode_all(self, prompts: Sequence[str]) -> tuple[dict[int, Answer], dict[int, list[int]]]:
-        """Tokenise prompts. RETURNS: The refusals of those too long, and the others' tokens."""
+    def _plan(self, decoder: Decoder, pending: Pending, document: Sequence[str]) -> None:
+        """Tokenise a document's prompts and lay them out as trees; refuse those too long."""
         limit = self.context_length
         refused, encoded = {}, {}
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(document):
             ids = self._encode(prompt)
             if limit is not None and len(ids) + self.max_new_tokens > limit:
                 refused[number] = Answer(
@@ -242,16 +231,27 @@ class HFModel:
                 )
             else:
                 encoded[number] = ids
-        return refused, encoded
+        budget = Budget(self.batch_tokens, self.max_new_tokens)
+        longest = max(map(len, encoded.values()), default=0) + self.max_new_tokens
+        jobs = split(len(pending.documents), encoded, budget, decoder.can_share(longest))
+        pending.documents.append(document)
+        pending.answers.append(refused)
+        pending.jobs += jobs
+        pending.cost += sum(budget.cost([job]) for job in jobs)
 
-    def _decode(
-        self, documents: Sequence[Sequence[str]], batch: Sequence[Job]
-    ) -> Iterator[list[Answer]]:
-        prompts = [[documents[job.document][number] for number in job.members] for job in batch]
-        listeners = [[self._listener(prompt) for prompt in asked] for asked in prompts]
-        written = self._decoder().decode([job.tree for job in batch], listeners)
-        for asked, answers in zip(prompts, written, strict=True):
-            yield [self._read(*pair) for pair in zip(asked, answers, strict=True)]
+    def _fulfil(self, decoder: Decoder, pending: Pending) -> Iterator[list[Answer]]:
+        """Answer what has been planned. YIELDS (list[Answer]): Each document's answers."""
+        for batch in batches(pending.jobs, Budget(self.batch_tokens, self.max_new_tokens)):
+            asked = [
+                [pending.documents[job.document][number] for number in job.members] for job in batch
+            ]
+            listeners = [[self._listener(prompt) for prompt in prompts] for prompts in asked]
+            written = decoder.decode([job.tree for job in batch], listeners)
+            for job, prompts, answers in zip(batch, asked, written, strict=True):
+                for number, prompt, answer in zip(job.members, prompts, answers, strict=True):
+                    pending.answers[job.document][number] = self._read(prompt, answer)
+        for answers_by_number in pending.answers:
+            yield [answer for _, answer in sorted(answers_by_number.items())]
 
     def _listener(self, prompt: str) -> Listener:
         if self.constrain == "text":
@@ -279,6 +279,22 @@ class HFModel:
             text, ends = text[:close], [*ends[: tokens - 1], close]
             return Answer(text, tuple(ends), tuple(written.logprobs[:tokens]))
         return Answer(text, tuple(ends), tuple(written.logprobs), written.complete)
+
+
+@dataclass
+class Pending:
+    """Documents whose prompts wait to be answered together.
+
+    documents (list[Sequence[str]]): Their prompts.
+    answers (list[dict[int, Answer]]): By the prompts' numbers, the answers there are already.
+    jobs (list[Job]): The trees to be decoded.
+    cost (int): The tokens that these take.
+    """
+
+    documents: list[Sequence[str]] = field(default_factory=list)
+    answers: list[dict[int, Answer]] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    cost: int = 0
 
 
 @dataclass

@@ -12,7 +12,14 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packaging import version
-from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from spacy_universalner.universal_ner.models.batching import Budget, Job, batches, split
 from spacy_universalner.universal_ner.models.cache import RoomyCache
@@ -51,7 +58,7 @@ def generate(model: PreTrainedModel, prompt: list[int]) -> list[int]:
 
 def decode(decoder: Decoder, asked: Sequence[Sequence[list[int]]]) -> list[list[list[int]]]:
     """All in one batch, a tree a document where the model can tell branches apart."""
-    if not decoder.shares:
+    if not decoder.can_share(64):
         prompts = [prompt for document in asked for prompt in document]
         trees = [Tree.plant([prompt], share=False) for prompt in prompts]
         answers = iter(decoder.decode(trees, [[AnyAnswer()]] * len(trees)))
@@ -66,7 +73,7 @@ def test_the_beginning_is_shared(family: str, request: pytest.FixtureRequest) ->
     if family == "tiny_gpt2" and version.parse(transformers.__version__) < version.parse("4.52"):
         pytest.skip("GPT-2 has learned to take a mask with branches in transformers 4.52")
     model = load(request.getfixturevalue(family))
-    assert Decoder(model, end_ids=ENDS, max_new_tokens=NEW).shares
+    assert Decoder(model, end_ids=ENDS, max_new_tokens=NEW).can_share(10**6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -140,8 +147,30 @@ def test_a_model_that_cannot_keep_branches_apart_answers_all_the_same() -> None:
     config = BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
     model = BloomForCausalLM(config).eval()
     decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
-    assert not decoder.shares
+    assert not decoder.can_share(1)
     prompts = [[3, 4, 5, 6, 8], [3, 4, 9], [3, 4, 5, 7]]
+    trees = [Tree.plant([prompt], share=False) for prompt in prompts]
+    answers = decoder.decode(trees, [[AnyAnswer()]] * 3)
+    assert [found.ids for (found,) in answers] == [generate(model, prompt) for prompt in prompts]
+
+
+def test_a_sliding_attention_window_is_heeded() -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=24,
+        initializer_range=0.3,
+    )
+    model = MistralForCausalLM(config).eval()
+    decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
+    assert decoder.can_share(24)
+    assert not decoder.can_share(25)
+    prompts = [[(5 * i + j) % 290 + 1 for i in range(30)] for j in range(3)]
     trees = [Tree.plant([prompt], share=False) for prompt in prompts]
     answers = decoder.decode(trees, [[AnyAnswer()]] * 3)
     assert [found.ids for (found,) in answers] == [generate(model, prompt) for prompt in prompts]
