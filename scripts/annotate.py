@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from spacy.cli._util import parse_config_overrides
+from spacy.cli._util import import_code, parse_config_overrides
 from spacy.tokens import Doc
 from tqdm import tqdm
 from wasabi import msg
@@ -21,9 +21,11 @@ from spacy_universalner.data.annotation.run import (
     write_annotations,
 )
 from spacy_universalner.data.annotation.stored import StoredModel
+from spacy_universalner.data.annotation.tasks import Annotation
 from spacy_universalner.data.annotation.texts import TextSettings, prepare_texts
 from spacy_universalner.ty import Passage
 
+Annotated = tuple[Passage, Annotation, Doc | None]
 EXTRA_ARGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 app = typer.Typer(add_completion=False)
 
@@ -42,6 +44,7 @@ def main(
     dry_run: bool = typer.Option(False, "--dry-run", help="Print requests, tokens, price; stop"),
     prices: Path = typer.Option(Path("configs/prices.csv"), help="Table of prices"),
     response_tokens: int = typer.Option(100, help="Expected tokens of a response, for the price"),
+    code: Path = typer.Option(None, exists=True, help="Python file with registered functions"),
     batch_size: int = typer.Option(64, min=1, help="Texts sent to the model at once"),
     docs: bool = typer.Option(True, "--docs/--no-docs", help="Whether to write OUTPUT.spacy"),
 ) -> None:
@@ -51,6 +54,7 @@ def main(
     with failures repeats only those. Values of the config can be changed as in `spacy train`, for
     example `--components.llm.model.model.name gpt-4o`.
     """
+    import_code(code)
     try:
         nlp = load_annotator(
             config,
@@ -80,10 +84,12 @@ def main(
         return
 
     passages, left_out = prepare_texts(texts, nlp.tokenizer, settings)
-    annotated = annotate(nlp, passages, batch_size=batch_size)
+    annotated: Iterable[Annotated] = annotate(nlp, passages, batch_size=batch_size)
+    if not docs:
+        annotated = ((passage, annotation, None) for passage, annotation, _ in annotated)
     try:
         summary = write_annotations(
-            output, show_progress(annotated, ahead.texts, model, price), left_out, docs=docs
+            output, show_progress(annotated, ahead.texts, model, price), left_out
         ).to_dict()
     except RuntimeError as error:  # too many failures in a row
         msg.fail(str(error), exits=1)
@@ -99,8 +105,8 @@ def main(
 
 
 def show_progress(
-    annotated: Iterable[tuple[Passage, Doc]], total: int, model: StoredModel, price: Price | None
-) -> Iterator[tuple[Passage, Doc]]:
+    annotated: Iterable[Annotated], total: int, model: StoredModel, price: Price | None
+) -> Iterator[Annotated]:
     """A bar with rate, time left, failures and money."""
     with tqdm(total=total, unit="text") as bar:
         for item in annotated:

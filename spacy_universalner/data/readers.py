@@ -42,7 +42,7 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
 def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Stream the rows of a table, by the suffix of its file.
 
-    path (Path | str): `.jsonl`, `.csv` with a header, or `.parquet`.
+    path (Path | str): `.jsonl`, `.csv` with a header, or `.parquet`, a file or a folder of files.
     YIELDS (tuple[str, dict[str, Any]]): Where the row stands, and its values by column.
     RAISES (ImportError): `.parquet`, and pyarrow is not installed.
     RAISES (ValueError): Another suffix.
@@ -65,13 +65,13 @@ def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        from pyarrow.parquet import ParquetFile
+        from pyarrow.dataset import dataset
     except ImportError as error:
         raise ImportError(
             f"Reading {path} needs pyarrow. Install it with "
             "`pip install 'spacy-universalner[ray]'`, or give the rows as JSONL or CSV."
         ) from error
-    for batch in ParquetFile(path).iter_batches():
+    for batch in dataset(path, format="parquet").to_batches():
         yield from batch.to_pylist()
 
 
@@ -94,13 +94,13 @@ def print_line(file: TextIO, row: dict[str, Any]) -> None:
 def read_passages(path: Path | str, *, label: str = "label") -> Iterator[Passage]:
     """Stream passages from JSONL: `{"id", "text", "entities": [{"start", "end", "label"}]}`.
 
-    path (Path | str): The file. An absent `id` becomes the line's place, absent `entities` none.
+    path (Path | str): The file, or Parquet with the same columns. An absent `id` becomes the line's place, absent `entities` none.
     label (str): Key of an entity that holds its type, such as "description" for conversations
         that ask by definition. Entities without it are skipped.
     YIELDS (Passage): One a line.
     RAISES (ValueError): A line that does not hold one, with its place.
     """
-    for place, row in read_json_lines(path):
+    for place, row in read_rows(path):
         yield passage_from_dict(row, place, label=label)
 
 

@@ -7,12 +7,22 @@ import os
 import sqlite3
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, Protocol
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failures (key TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 """
+
+
+class Store(Protocol):
+    """What keeps the responses of an annotation run; see `ResponseStore`."""
+
+    def get(self, key: str) -> str | None: ...
+
+    def put(self, key: str, value: str) -> None: ...
+
+    def fail(self, key: str, reason: str) -> None: ...
 
 
 class ResponseStore:

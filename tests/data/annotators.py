@@ -25,6 +25,7 @@ LLM_CONFIG = """
 log = "{log}"
 seconds = {seconds}
 failing = "{failing}"
+kill_once = "{kill_once}"
 
 [requires]
 env = {env}
@@ -32,8 +33,10 @@ env = {env}
 
 
 @registry.llm_models("test.Capitals.v1")
-def make_capitals_model(log: str, seconds: float = 0.0, failing: str = "") -> CapitalsModel:
-    return CapitalsModel(Path(log), seconds, failing)
+def make_capitals_model(
+    log: str, seconds: float = 0.0, failing: str = "", kill_once: str = ""
+) -> CapitalsModel:
+    return CapitalsModel(Path(log), seconds, failing, kill_once)
 
 
 class CapitalsModel:
@@ -43,10 +46,11 @@ class CapitalsModel:
     identity = "capitals"
     dies_at: tuple[int, float] | None = None  # requests, and seconds from then
 
-    def __init__(self, log: Path, seconds: float = 0.0, failing: str = "") -> None:
+    def __init__(self, log: Path, seconds: float, failing: str, kill_once: str) -> None:
         self.log = log
         self.seconds = seconds
         self.failing = failing
+        self.kill_once = kill_once
         self.asked = 0
 
     def __call__(self, prompts: Iterable[Iterable[Any]]) -> Iterable[Iterable[Any]]:
@@ -63,6 +67,9 @@ class CapitalsModel:
         self.asked += 1
         if self.dies_at and self.asked == self.dies_at[0]:
             Timer(self.dies_at[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
+        if self.kill_once and self.asked == 40 and not Path(self.kill_once).exists():
+            Path(self.kill_once).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
         if self.failing and self.failing in text:
             return Answer("", error="the server is on fire")
@@ -82,11 +89,18 @@ def read_log(path: Path) -> list[str]:
 
 
 def write_llm_config(
-    path: Path, log: Path, *, seconds: float = 0.0, failing: str = "", env: str = "[]"
+    path: Path,
+    log: Path,
+    *,
+    seconds: float = 0.0,
+    failing: str = "",
+    kill_once: Path | str = "",
+    env: str = "[]",
 ) -> Path:
-    path.write_text(
-        LLM_CONFIG.format(log=log, seconds=seconds, failing=failing, env=env), encoding="utf8"
+    config = LLM_CONFIG.format(
+        log=log, seconds=seconds, failing=failing, kill_once=kill_once, env=env
     )
+    path.write_text(config, encoding="utf8")
     return path
 
 

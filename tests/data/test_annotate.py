@@ -222,7 +222,7 @@ def test_it_is_an_ordinary_pipeline(tmp_path: Path) -> None:
     assert [span.text for span in doc.spans["annotation"]] == ["Ada", "Bob"]
     assert stored_model(nlp).asked == 1
     passages = [Passage("1", "Ada met Bob."), Passage("2", "Eve.")]
-    found = [passage.mentions for passage, _ in annotate(nlp, passages)]
+    found = [passage.mentions for passage, _, _ in annotate(nlp, passages)]
     assert found == [(Mention(0, 3, "name"), Mention(8, 11, "name")), (Mention(0, 3, "name"),)]
     assert stored_model(nlp).reused == 1
 

@@ -40,7 +40,7 @@ def load_annotator(
     llm_path: Path,
     *,
     texts: Path,
-    store: Path,
+    store: Path | str,
     overrides: Mapping[str, Any] | None = None,
 ) -> Language:
     """Build the annotation pipeline with a language model of choice.
@@ -49,7 +49,7 @@ def load_annotator(
     llm_path (Path): The model: a block `[model]`, any entry of `@llm_models`, and `[requires]`
         with the environment variables that it reads; `configs/llm/*.cfg`.
     texts (Path): The input, `paths.texts` in the configs.
-    store (Path): SQLite file of the responses.
+    store (Path): SQLite file of the responses, ":memory:" for none.
     overrides (Mapping[str, Any] | None): Values of the config to change, such as
         `{"components.llm.model.model.name": "gpt-4o"}`.
     RETURNS (Language): The pipeline.
@@ -103,73 +103,74 @@ def plan(nlp: Language, passages: Iterable[Passage]) -> Plan:
 
 def annotate(
     nlp: Language, passages: Iterable[Passage], *, batch_size: int = 64
-) -> Iterator[tuple[Passage, Doc]]:
+) -> Iterator[tuple[Passage, Annotation, Doc]]:
     """Send texts through the annotation pipeline.
 
     nlp (Language): The pipeline of `load_annotator`.
     passages (Iterable[Passage]): The texts; entities that they have already are not looked at.
     batch_size (int): Texts that the model sees at once.
-    YIELDS (tuple[Passage, Doc]): The passages in order, with the entities that were found, and
-        their Docs.
+    YIELDS (tuple[Passage, Annotation, Doc]): The passages in order with the entities that were
+        found, what became of their answers, and their Docs.
     """
     texts = ((passage.text, passage.id) for passage in passages)
     for doc, id in nlp.pipe(texts, as_tuples=True, batch_size=batch_size):
+        annotation = annotation_of(doc)
+        del doc.user_data["annotation"]  # which a .spacy file could not hold
         doc.user_data["id"] = id
-        yield Passage(id, doc.text, annotation_of(doc).mentions), doc
+        yield Passage(id, doc.text, annotation.mentions), annotation, doc
 
 
 def write_annotations(
     output: Path,
-    annotated: Iterable[tuple[Passage, Doc]],
+    annotated: Iterable[tuple[Passage, Annotation, Doc | None]],
     left_out: Iterable[tuple[str, Reject]] = (),
-    *,
-    docs: bool = True,
 ) -> Summary:
     """Write the files of a run: OUTPUT.jsonl, OUTPUT_rejects.jsonl and OUTPUT.spacy.
 
     The JSONL holds exact character offsets and the descriptions of types; the `.spacy` file the
-    Docs with the same entities on whole tokens, in `doc.spans`.
+    Docs with the same entities on whole tokens, in `doc.spans`. It is made in memory, about 2 KB a
+    sentence, and only if there are Docs.
 
     output (Path): What their names start with, such as `corpus/nuner`.
-    annotated (Iterable[tuple[Passage, Doc]]): As from `annotate`; streamed.
+    annotated (Iterable[tuple[Passage, Annotation, Doc | None]]): As from `annotate`; streamed.
     left_out (Iterable[tuple[str, Reject]]): Texts that were not sent; read last.
-    docs (bool): Whether to write the `.spacy` file. It is made in memory, about 2 KB a sentence.
     RETURNS (Summary): What was read.
     """
     summary = Summary()
-    docbin = DocBin(store_user_data=True)
+    docs = DocBin(store_user_data=True)
     rejects_path = output.with_name(f"{output.name}_rejects.jsonl")
     with (
         write_json_lines(output.with_name(f"{output.name}.jsonl")) as write_passage,
         write_json_lines(rejects_path) as write_reject,
     ):
-        for passage, doc in annotated:
-            annotation = doc.user_data.pop("annotation")  # the .spacy file could not hold it
+        for passage, annotation, doc in annotated:
             summary.add(passage, annotation)
             for reject in annotation.rejects:
-                write_reject(_reject_to_dict(passage.id, reject))
+                write_reject(reject_to_dict(reject, passage.id))
             if annotation.dropped is not None:
-                write_reject(_reject_to_dict(passage.id, annotation.dropped))
+                write_reject(reject_to_dict(annotation.dropped, passage.id))
                 continue
-            write_passage(_with_descriptions(passage, annotation))
-            if docs:
-                docbin.add(doc)
+            write_passage(annotated_to_dict(passage, annotation))
+            if doc is not None:
+                docs.add(doc)
         for id, reject in left_out:
             summary.drop(id, reject)
-            write_reject(_reject_to_dict(id, reject))
-    if docs:
-        docbin.to_disk(output.with_name(f"{output.name}.spacy"))
+            write_reject(reject_to_dict(reject, id))
+    if len(docs):
+        docs.to_disk(output.with_name(f"{output.name}.spacy"))
     return summary
 
 
-def _reject_to_dict(id: str, reject: Reject) -> dict[str, str]:
-    return {"id": id, "item": reject.item, "reason": reject.reason}
-
-
-def _with_descriptions(passage: Passage, annotation: Annotation) -> dict[str, Any]:
+def annotated_to_dict(passage: Passage, annotation: Annotation) -> dict[str, Any]:
+    """The JSON object of an annotated passage, with the descriptions of its types."""
     row = passage_to_dict(passage)
     for entity in row["entities"]:
         pair = (passage.text[entity["start"] : entity["end"]], entity["label"])
         if pair in annotation.descriptions:
             entity["description"] = annotation.descriptions[pair]
     return row
+
+
+def reject_to_dict(reject: Reject, id: str) -> dict[str, str]:
+    """The JSON object of a reject; the id is its passage's."""
+    return {"id": id, "item": reject.item, "reason": reject.reason}

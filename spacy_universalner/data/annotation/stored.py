@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any, Callable, Iterable  # noqa: UP035 (spacy-llm compares these very types)
 
 from ...ty import Answer, AnsweringModel, ModelWithIdentity
-from ..store import ResponseStore
+from ..store import ResponseStore, Store
 from .costs import count_tokens
 
 
@@ -59,7 +59,7 @@ class StoredModel:
     def __init__(
         self,
         model: Callable[..., Any],
-        store: ResponseStore,
+        store: Store,
         identity: str,
         concurrency: int | None = None,
         max_failures: int = 10,
@@ -92,7 +92,7 @@ class StoredModel:
 
     def key(self, prompt: str) -> str:
         """The store's key of a prompt."""
-        return self.store.key(self.identity, prompt)
+        return ResponseStore.key(self.identity, prompt)
 
     def _ask_all(self, prompts: Sequence[str]) -> Generator[tuple[str, Answer]]:
         """Ask, and store; yield in the order in which answers come."""
