@@ -227,7 +227,9 @@ class Pretrainer:
             if accelerator.device.type == "cpu":
                 # On sentences the fused kernel's backward pass takes longer than all else.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            clock = time.perf_counter()
             train, dev = self._collators(stack)
+            self.seconds += time.perf_counter() - clock
             model, optimizer = accelerator.prepare(self.encoders, torch_optimizer)
             first = self._load_checkpoint(torch_optimizer, scheduler)
             bar = stack.enter_context(
@@ -364,7 +366,7 @@ class Pretrainer:
         scheduler.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["random"])
         self.history = state["history"]
-        self.seconds = state["seconds"]
+        self.seconds += state["seconds"]
         return len(self.history)
 
 
