@@ -34,7 +34,7 @@ app = typer.Typer(add_completion=False)
 def main(
     ctx: typer.Context,
     config: Path = typer.Argument(..., exists=True, help="Pipeline with the annotation task"),
-    texts: Path = typer.Argument(..., exists=True, help="Texts: .jsonl, .parquet or .txt"),
+    texts: Path = typer.Argument(..., exists=True, help="Texts: .jsonl, .csv, .parquet or .txt"),
     output: Path = typer.Argument(..., help="Start of the outputs' names, such as corpus/nuner"),
     llm: Path = typer.Option(Path("configs/llm/recorded.cfg"), exists=True, help="The model"),
     metrics: Path = typer.Option(None, help="JSON of counts, type frequencies, rejects"),
@@ -63,7 +63,7 @@ def main(
             store=store or output.parent / "responses.sqlite",
             overrides=parse_config_overrides(ctx.args),
         )
-    except OSError as error:  # no key, no file, no weights
+    except (ImportError, OSError) as error:  # no package, no key, no weights
         msg.fail(str(error), exits=1)
     settings = TextSettings(**nlp.config["texts"])
     settings = replace(settings, limit=limit or settings.limit, sample=sample or settings.sample)
@@ -111,11 +111,11 @@ def show_progress(
     with tqdm(total=total, unit="text") as bar:
         for item in annotated:
             yield item
-            if model.failed:
-                bar.set_postfix_str(f"{model.failed} failed", refresh=False)
-            if price:
-                spent = price.cost(model.prompt_tokens, model.response_tokens)
-                bar.set_postfix_str(f"{model.failed} failed, ${spent:.2f}", refresh=False)
+            spent = price.cost(model.prompt_tokens, model.response_tokens) if price else 0.0
+            notes = [f"{model.failed} failed"] * bool(model.failed) + [f"${spent:.2f}"] * bool(
+                price
+            )
+            bar.set_postfix_str(", ".join(notes), refresh=False)
             bar.update()
 
 

@@ -94,7 +94,8 @@ def print_line(file: TextIO, row: dict[str, Any]) -> None:
 def read_passages(path: Path | str, *, label: str = "label") -> Iterator[Passage]:
     """Stream passages from JSONL: `{"id", "text", "entities": [{"start", "end", "label"}]}`.
 
-    path (Path | str): The file, or Parquet with the same columns. An absent `id` becomes the line's place, absent `entities` none.
+    path (Path | str): The file, or Parquet with the same columns. An absent `id` becomes the
+        line's place, absent `entities` none.
     label (str): Key of an entity that holds its type, such as "description" for conversations
         that ask by definition. Entities without it are skipped.
     YIELDS (Passage): One a line.

@@ -86,7 +86,7 @@ class StoredModel:
         with closing(self._ask_all(missing)) as answers:
             for prompt, answer in answers:
                 self._count(prompt, answer)
-                responses[prompt] = NoAnswer(answer.error) if answer.error else answer.text
+                responses[prompt] = answer.text if answer.error is None else NoAnswer(answer.error)
         for document in documents:
             yield [responses[prompt] for prompt in document]
 
