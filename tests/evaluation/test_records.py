@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spacy.language import Language
 
-from scripts import evaluate_paraphrases, evaluate_records
+from scripts import evaluate_paraphrases, evaluate_records, evaluate_universal_ner
 from spacy_universalner.evaluation.metrics import RELEASED_EPSILON, count_strings, total
 from spacy_universalner.universal_ner.parser import parse_strict
 
@@ -124,3 +124,27 @@ def test_paraphrases_are_asked_of_every_text(pipeline: Path, tmp_path: Path):
     labels = json.loads(output.read_text("utf8"))["labels"]
     assert {label: list(result["f1"]) for label, result in labels.items()} == ways
     assert all(result["texts"] == 1 for result in labels.values())
+
+
+def test_systems_are_compared_on_their_labels_and_on_held_out_types(pipeline: Path, tmp_path: Path):
+    data = tmp_path / "passages.jsonl"
+    entities = [{"start": 0, "end": 3, "label": "person"}]
+    rows = [{"id": str(i), "text": "Ada met Ada in Turin.", "entities": entities} for i in range(3)]
+    data.write_text("\n".join(map(json.dumps, rows)), "utf8")
+    questions = [{"type": type_, "answers": ["x"]} for type_ in ("city", "river")]
+    conversations = tmp_path / "conversations.jsonl"
+    conversations.write_text(json.dumps({"id": "1", "text": "x", "questions": questions}), "utf8")
+    systems = [f"tuned={pipeline}", f"untuned={pipeline}"]
+    evaluate_universal_ner.main(
+        systems, tmp_path, gold=data, heldout=data, train=conversations, limit=["untuned=2"]
+    )
+    for name, texts in (("tuned", 3), ("untuned", 2)):
+        gold = json.loads((tmp_path / f"zero_shot_{name}.json").read_text("utf8"))
+        heldout = json.loads((tmp_path / f"heldout_{name}.json").read_text("utf8"))
+        assert (gold["texts"], gold["types"]) == (texts, "pipeline")
+        assert (heldout["texts"], heldout["types"]) == (texts, "passage")
+        assert heldout["questions"] == 2 * texts  # its own type and an absent one
+    with pytest.raises(SystemExit):
+        evaluate_universal_ner.main(
+            systems, tmp_path, gold=data, heldout=data, train=conversations, limit=["tunned=2"]
+        )
