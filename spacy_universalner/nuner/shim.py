@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import srsly
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from spacy.tokens import Doc
 from thinc.api import Optimizer, PyTorchShim, get_torch_default_device, torch2xp, xp2torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
@@ -65,6 +67,9 @@ class EncoderShim(PyTorchShim):
         super().__init__(None)
         self.settings = settings
         self.tokenizer: PreTrainedTokenizerFast | None = None
+        # Special tokens around a window, and what these leave of the settings' window and stride.
+        self._frame: tuple[list[int], list[int]] = ([], [])
+        self._window, self._stride = settings.window, settings.stride
         self._predictor: nn.Module | None = None
         self._adamw: tuple[Optimizer, torch.optim.AdamW] | None = None
 
@@ -103,8 +108,11 @@ class EncoderShim(PyTorchShim):
                     f"{-depth - 1} to {depth}, embeddings included."
                 )
         device = get_torch_default_device()
-        if self.settings.precision == "int8" and device.type != "cpu":
-            raise ValueError("precision = 'int8' runs on the CPU only; use 'bfloat16' on a GPU.")
+        if self.settings.precision == ("float16" if device.type == "cpu" else "int8"):
+            raise ValueError(
+                f"precision = '{self.settings.precision}' does not run on the device "
+                f"'{device.type}': int8 is for the CPU, float16 for a GPU, bfloat16 for both."
+            )
         freeze_layers(model, self.settings.freeze)
         self._model = nn.Module.to(model, device)
         self.tokenizer = tokenizer
@@ -156,7 +164,9 @@ class EncoderShim(PyTorchShim):
         self._predictor = None
         self.encoder.train()
         half = self.settings.precision in ("bfloat16", "float16")
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+        # On the CPU fused attention over short texts is slower to differentiate than plain one.
+        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half), plain:
             vectors = token_vectors(self.encoder, batch, self.settings.layers)
 
         def backprop(d_vectors: Tensor) -> None:

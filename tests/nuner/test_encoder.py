@@ -254,6 +254,7 @@ def test_a_copy_is_independent(tiny_bert, docs):
         ({"window": 10, "stride": 10}, "stride = 10 with window = 10"),
         ({"freeze": 3}, "freeze = 3, but the encoder has 2 layers"),
         ({"freeze": -1}, "freeze = -1"),
+        ({"precision": "float16"}, "'float16' does not run on the device 'cpu'"),
     ],
 )
 def test_settings_out_of_range_are_refused(tiny_bert, settings, message):
