@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from spacy_universalner.ty import Piece
+from spacy_universalner.ty import Piece, Prompt
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,20 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Iterable[Piece]) -
                 targets.append(any(first < end and last > begin for begin, end in spans))
         after_turn = False
     return Encoded(ids, targets)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Tokenise a prompt as a model is asked it.
+
+    tokenizer (PreTrainedTokenizerBase): A fast tokenizer.
+    prompt (str): A `Prompt` is tokenised by its pieces. Any other string is read as the tokenizer
+        reads it, special tokens and all, but nothing is added after it.
+    RETURNS (list[int]): Token ids.
+    """
+    if isinstance(prompt, Prompt):
+        return encode_pieces(tokenizer, prompt.pieces).ids
+    ids: list[int] = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    return get_conventions(tokenizer).leading + ids
 
 
 def encode_plain(

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from spacy_universalner.universal_ner.models.cache import RoomyCache
@@ -31,6 +32,17 @@ TRUNK, PADDING = -1, -2
 # ones of shape (rows, columns), with which branches cannot be kept apart.
 MaskForm = Literal["bias", "choice", "columns"]
 SHARING_FORMS: tuple[MaskForm, ...] = ("bias", "choice")
+
+COUNTED_FROM_PADDING = frozenset(
+    (
+        "camembert",
+        "data2vec-text",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+    )
+)
 
 # Two documents' prompts, of any tokens, with which a model is asked how it takes its mask; and
 # how far, relatively, logits may be from those of a plain run. Rounding in bfloat16 stays well
@@ -149,6 +161,7 @@ class Decoder:
         self.max_new_tokens = max_new_tokens
         parameters = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in parameters
+        self._first_position = first_position(model.config)
         if model not in _MASK_FORMS:
             _MASK_FORMS[model] = self._find_mask_form()
         self.mask_form = _MASK_FORMS[model]
@@ -253,7 +266,9 @@ class Decoder:
             mask = visible[:, -1].to(torch.long)
         if cache is None and self.model._supports_cache_class:
             cache = RoomyCache()
-        settings = {"position_ids": positions} if self._takes_positions else {}
+        settings = {}
+        if self._takes_positions:
+            settings["position_ids"] = positions + self._first_position
         with keep_positions(self.model, wanted):
             output = self.model(
                 input_ids=ids,
@@ -404,6 +419,31 @@ class Batch:
             self._mask_form,
         )
         return logits
+
+
+def count_positions(config: PretrainedConfig) -> int | None:
+    """Find the most tokens that a model can take.
+
+    config (PretrainedConfig): The model's.
+    RETURNS (int | None): Tokens of prompt and answer; None for no limit.
+    """
+    config = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        length = getattr(config, name, None)
+        if length is not None:
+            return int(length) - first_position(config)
+    return None
+
+
+def first_position(config: PretrainedConfig) -> int:
+    """Find the position of a text's first token.
+
+    config (PretrainedConfig): The model's.
+    RETURNS (int): 0, but RoBERTa and its kin count on from the padding token's id.
+    """
+    if config.model_type in COUNTED_FROM_PADDING and config.pad_token_id is not None:
+        return int(config.pad_token_id) + 1
+    return 0
 
 
 @contextmanager

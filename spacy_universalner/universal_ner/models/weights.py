@@ -89,10 +89,7 @@ def load_config(source: Source) -> PretrainedConfig:
     RETURNS (PretrainedConfig): The configuration.
     RAISES (OSError): It is neither in a local folder nor on the hub.
     """
-    with explained(source.name):
-        return AutoConfig.from_pretrained(
-            source.name, revision=source.revision, trust_remote_code=False
-        )
+    return _load_config(source.name, source.revision, _state(source))
 
 
 def fingerprint(source: Source) -> str:
@@ -144,6 +141,12 @@ def _load_model(source: Source, state: Any) -> PreTrainedModel:
 def _load_tokenizer(name: str, revision: str, state: Any) -> PreTrainedTokenizerBase:
     with explained(name):
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+
+
+@lru_cache(maxsize=8)
+def _load_config(name: str, revision: str, state: Any) -> PretrainedConfig:
+    with explained(name):
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
 
 
 @contextmanager

@@ -19,11 +19,18 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
+    RobertaConfig,
+    RobertaForCausalLM,
 )
 
 from spacy_universalner.universal_ner.models.batching import Budget, Job, batches, split
 from spacy_universalner.universal_ner.models.cache import RoomyCache
-from spacy_universalner.universal_ner.models.decoding import AnyAnswer, Decoder, Tree
+from spacy_universalner.universal_ner.models.decoding import (
+    AnyAnswer,
+    Decoder,
+    Tree,
+    count_positions,
+)
 
 FAMILIES = ["tiny_llama", "tiny_gpt2", "tiny_neox", "tiny_bert_decoder"]
 # Every eleventh token ends an answer, so that answers end early, late and not at all.
@@ -174,6 +181,38 @@ def test_a_sliding_attention_window_is_heeded() -> None:
     trees = [Tree.plant([prompt], share=False) for prompt in prompts]
     answers = decoder.decode(trees, [[AnyAnswer()]] * 3)
     assert [found.ids for (found,) in answers] == [generate(model, prompt) for prompt in prompts]
+
+
+def test_positions_that_count_from_the_padding_token() -> None:
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=66,
+        is_decoder=True,
+        initializer_range=0.3,
+    )
+    assert count_positions(config) == 64
+    model = RobertaForCausalLM(config).eval()
+    decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
+    assert decoder.can_share(64)
+    asked = [[[3, 4, 5, 6, 8], [3, 4, 9]], [list(range(10, 60)), [*range(10, 59), 2]]]
+
+    def reread(prompt: list[int]) -> list[int]:
+        """The whole text anew for each token: `generate` counts RoBERTa's positions from 0."""
+        answer: list[int] = []
+        while len(answer) < NEW:
+            with torch.inference_mode():
+                token = int(model(torch.tensor([prompt + answer])).logits[0, -1].argmax())
+            if token in ENDS:
+                break
+            answer.append(token)
+        return answer
+
+    assert decode(decoder, asked) == [[reread(prompt) for prompt in prompts] for prompts in asked]
 
 
 def test_a_tree_shares_the_longest_common_beginning() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -22,13 +23,13 @@ from spacy_universalner.ty import (
     Prompt,
 )
 from spacy_universalner.universal_ner.models import cache
-from spacy_universalner.universal_ner.models.closing import find_close
-from spacy_universalner.universal_ner.models.hf import (
+from spacy_universalner.universal_ner.models.answering import (
     LOOK_AHEAD,
     UntilClosed,
     closing_ids,
-    make_hf_model,
 )
+from spacy_universalner.universal_ner.models.closing import find_close
+from spacy_universalner.universal_ner.models.hf import make_hf_model
 from spacy_universalner.universal_ner.models.spelling import spell
 from spacy_universalner.universal_ner.models.weights import load_model
 from spacy_universalner.universal_ner.prompt import build_prompts
@@ -86,7 +87,7 @@ def test_answers_are_those_of_generate_in_order(folder: Path, batch_tokens: int)
 
 def test_a_list_that_closes_ends_the_answer(tiny_gpt2: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
-    listener = UntilClosed(tokenizer, closing_ids(tokenizer))
+    listener = UntilClosed(partial(spell, tokenizer), closing_ids(tokenizer))
     ids = [id for id, _, _ in encode_plain(tokenizer, ' ["a]", "b"] and more')]
     ended = [listener.push(id) for id in ids]
     first = ended.index(True)
@@ -195,7 +196,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_lengths(tiny_gpt2: Path
     length = model.count(long[0])
     assert refused.error == (
         f"The prompt has {length} tokens; with max_new_tokens = 24 for the answer it exceeds the "
-        f"1024 tokens that '{tiny_gpt2}' can take. Use a smaller window or max_new_tokens."
+        "1024 tokens that the model can take. Use a smaller window or max_new_tokens."
     )
     assert refused.text == ""
     assert answered.error is None

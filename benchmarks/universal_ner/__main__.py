@@ -1,0 +1,244 @@
+"""How fast `universal_ner` asks a causal language model, against the other ways to do it.
+
+python -m benchmarks.universal_ner
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import typer
+from tqdm import tqdm
+from transformers.utils import logging
+from wasabi import msg
+
+from benchmarks.universal_ner import peers
+from benchmarks.universal_ner.models import MODELS, make_model
+from benchmarks.universal_ner.report import plot, write_tables
+from spacy_universalner.data.readers import read_passages
+from spacy_universalner.ty import Prompt
+from spacy_universalner.universal_ner.models.closing import find_close
+from spacy_universalner.universal_ner.models.decoding import Tree
+from spacy_universalner.universal_ner.models.hf import HFModel, make_hf_model
+from spacy_universalner.universal_ner.models.weights import load_model
+from spacy_universalner.universal_ner.prompt import build_prompts
+from spacy_universalner.universal_ner.tokenization import encode_pieces
+
+LENGTHS = (64, 220, 440)  # tokens of text
+TYPES = (1, 5, 10, 25)
+ANSWER = 16  # tokens; the weights are random, so that no answer ends earlier
+TOGETHER = 4  # documents at once, for `universal_ner`
+LABELS = [
+    *("person", "organization", "location", "date", "event", "product", "work of art", "law"),
+    *("language", "nationality", "money", "percentage", "time", "quantity", "disease", "drug"),
+    *("gene", "protein", "software", "programming language", "malware", "vulnerability"),
+    *("company", "political party", "university"),
+]
+GOLD = Path("assets/gold_train.jsonl")
+
+
+def main(
+    output: Path = typer.Option(Path(__file__).parent / "results", help="Folder for the results"),
+    models: str = typer.Option("llama-58m,student", help=f"Some of: {', '.join(MODELS)}"),
+    device: str = typer.Option("cpu", help="A torch device"),
+    documents: int = typer.Option(10000, help="The most documents of the run over many"),
+    threads: int = typer.Option(2, help="CPU threads"),
+) -> None:
+    """Measure, and write results.json, results.md and speed.svg."""
+    torch.set_num_threads(threads)
+    logging.set_verbosity_error()
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / f"{device}.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results["machine"] = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": threads,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "torch": torch.__version__,
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in models.split(","):
+            folder = str(make_model(name, Path(temporary), device))
+            model = make_hf_model(folder, device=device, max_new_tokens=ANSWER)
+            results[name] = {
+                "forward_tokens_per_second": forward_rate(model),
+                "grid": measure_grid(name, model, folder),
+                "budgets": measure_budgets(model),
+            }
+        if documents:
+            folder = str(make_model("llama-tiny", Path(temporary), device))
+            model = make_hf_model(folder, device=device, max_new_tokens=ANSWER)
+            results["documents"] = measure_documents(model, documents)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    write_tables(results, output / f"{device}.md")
+    plot(results, output / f"{device}.svg")
+    msg.good(f"Wrote the results to {output}")
+
+
+def measure_grid(name: str, model: HFModel, folder: str) -> list[dict[str, Any]]:
+    """Every length and number of types, every way to ask."""
+    weights, tokenizer = load_model(model.source), model.tokenizer
+    ways = {
+        "loop": (peers.generate_loop(weights, tokenizer, ANSWER), 1),
+        "batch": (peers.generate_batch(weights, tokenizer, ANSWER), 1),
+        "universal_ner": (peers.universal_ner(model), TOGETHER),
+    }
+    rows = []
+    points = [(length, types) for length in LENGTHS for types in TYPES]
+    for length, types in tqdm(points, desc=name):
+        asked = ask_for(model, length, types, TOGETHER)
+        row: dict[str, Any] = {
+            "length": length,
+            "types": types,
+            "least_tokens": least_tokens(model, asked[0]),
+        }
+        at_once = dict(ways)
+        if (length, types) == (220, 10) and weights.dtype == torch.float32:
+            at_once["spacy-llm"] = (peers.spacy_llm_hf(folder, ANSWER), 1)
+        answers = {}
+        for way, (ask, count) in at_once.items():
+            ask(ask_for(model, 16, 1, 1))
+            seconds, answers[way] = timed(partial(ask, asked[:count]), weights.device)
+            row[way] = seconds / count
+        row["same"] = all(
+            comparable(found[0]) == comparable(answers["universal_ner"][0])
+            for way, found in answers.items()
+            if way != "spacy-llm"  # which tokenises prompts as any string
+        )
+        rows.append(row)
+    return rows
+
+
+def measure_budgets(model: HFModel) -> list[dict[str, float]]:
+    """Speed and memory by `batch_tokens`, on 16 documents of 220 tokens and 10 types."""
+    asked = ask_for(model, 220, 10, 16)
+    rows = []
+    for budget in (1024, 4096, 16384):
+        model.batch_tokens = budget
+        with Peak(model) as peak:
+            start = time.perf_counter()
+            list(model.answer(asked))
+            seconds = time.perf_counter() - start
+        rows.append(
+            {
+                "batch_tokens": budget,
+                "seconds_per_document": seconds / len(asked),
+                "megabytes": peak.bytes / 2**20,
+            }
+        )
+    model.batch_tokens = 16384
+    return rows
+
+
+def measure_documents(model: HFModel, most: int) -> list[dict[str, float]]:
+    """Seconds per document over many documents, in one stream."""
+    texts = [passage.text for passage in read_passages(GOLD)]
+    rows = []
+    count = 100
+    while count <= most:
+        stream = islice(cycle(texts), count)
+        prompts = (build_prompts(text, LABELS[:3]) for text in stream)
+        with Peak(model) as peak:
+            start = time.perf_counter()
+            for _ in tqdm(model.answer(prompts), total=count, desc="documents"):
+                pass
+            seconds = time.perf_counter() - start
+        rows.append(
+            {
+                "documents": count,
+                "milliseconds_per_document": 1000 * seconds / count,
+                "megabytes": peak.bytes / 2**20,
+            }
+        )
+        count *= 10
+    return rows
+
+
+def forward_rate(model: HFModel) -> float:
+    """Tokens per second of a plain forward pass, at its best size."""
+    weights = load_model(model.source)
+    rates = []
+    for size in (256, 512, 1024) if weights.device.type == "cuda" else (128, 256, 512):
+        ids = torch.randint(1000, 20000, (1, size), device=weights.device)
+        with torch.inference_mode():
+            weights(ids)
+            seconds, _ = timed(partial(weights, ids), weights.device)
+        rates.append(size / seconds)
+    return max(rates)
+
+
+def ask_for(model: HFModel, length: int, types: int, count: int) -> list[list[Prompt]]:
+    """Prompts about `count` different texts of `length` tokens."""
+    text = " ".join(passage.text for passage in read_passages(GOLD))
+    offsets = model.token_offsets(text[: 8 * length * (count + 1) + 100])
+    texts = [text[offsets[i * length][0] : offsets[(i + 1) * length - 1][1]] for i in range(count)]
+    return [build_prompts(text, LABELS[:types]) for text in texts]
+
+
+def least_tokens(model: HFModel, prompts: Sequence[Prompt]) -> int:
+    """Each token of the shared text, of each question and of each answer once."""
+    encoded = [encode_pieces(model.tokenizer, prompt.pieces).ids for prompt in prompts]
+    return Tree.plant(encoded).size + len(prompts) * ANSWER
+
+
+def timed(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """The best of two runs, or of one that takes long."""
+    seconds, result = [], None
+    for _ in range(2):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        result = run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        if seconds[0] > 5:
+            break
+    return min(seconds), result
+
+
+def comparable(answers: Sequence[str]) -> list[str]:
+    """Answers without what decoders differ in: spaces, case, what follows a closed list."""
+    return ["".join(answer[: find_close(answer)].split()).lower() for answer in answers]
+
+
+class Peak:
+    """The most memory that is taken on top of what was taken before, in `bytes`."""
+
+    def __init__(self, model: HFModel) -> None:
+        load_model(model.source)
+        self._cuda = load_model(model.source).device.type == "cuda"
+        self.bytes = 0
+
+    def __enter__(self) -> Peak:
+        self._before = self._taken()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self.bytes = max(self.bytes, self._taken() - self._before)
+
+    def _taken(self) -> int:
+        return torch.cuda.memory_allocated() if self._cuda else psutil.Process().memory_info().rss
+
+
+if __name__ == "__main__":
+    typer.run(main)
