@@ -1,0 +1,114 @@
+"""Public NER data sets: their files, what their labels are called when asked, published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+# Labels that name no type; they are neither asked nor scored (UniversalNER 4).
+NO_TYPES = frozenset({"misc", "miscellaneous", "else", "other", "others", "o", "none", "na"})
+
+# Labels that are not the words that describe them.
+WORDS = MappingProxyType(
+    {
+        "per": "person",
+        "org": "organization",
+        "organisation": "organization",
+        "loc": "location",
+        "gpe": "geopolitical entity",
+        "academicjournal": "academic journal",
+        "astronomicalobject": "astronomical object",
+        "chemicalcompound": "chemical compound",
+        "chemicalelement": "chemical element",
+        "literarygenre": "literary genre",
+        "musicalartist": "musical artist",
+        "musicalinstrument": "musical instrument",
+        "musicgenre": "music genre",
+        "politicalparty": "political party",
+        "programlang": "program language",
+        "ratings_average": "average rating",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set.
+
+    name (str): As in tables.
+    train (str): File name of the part that few-shot training sets are drawn from.
+    test (str): File name of the test set.
+    published (Mapping[str, float]): Zero-shot string-set F1 in per cent of the systems of
+        UniversalNER's Table 3.
+    """
+
+    name: str
+    train: str
+    test: str
+    published: Mapping[str, float] = field(default_factory=dict)
+
+
+def _published(uniner_7b: float, uniner_13b: float, chatgpt: float) -> Mapping[str, float]:
+    return {"UniNER-7B": uniner_7b, "UniNER-13B": uniner_13b, "ChatGPT": chatgpt}
+
+
+def _crossner(name: str, published: Mapping[str, float]) -> Benchmark:
+    key = f"crossner_{name.lower()}"
+    return Benchmark(f"CrossNER {name}", f"{key}_train.txt", f"{key}_test.txt", published)
+
+
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
+    {
+        "mit_movie": Benchmark(
+            "MIT Movie", "mit_movie_train.txt", "mit_movie_test.txt", _published(42.4, 48.7, 5.3)
+        ),
+        "mit_restaurant": Benchmark(
+            "MIT Restaurant",
+            "mit_restaurant_train.txt",
+            "mit_restaurant_test.txt",
+            _published(31.7, 36.2, 32.8),
+        ),
+        "crossner_ai": _crossner("AI", _published(53.5, 54.2, 52.4)),
+        "crossner_literature": _crossner("Literature", _published(59.4, 60.9, 39.8)),
+        "crossner_music": _crossner("Music", _published(65.0, 64.5, 66.6)),
+        "crossner_politics": _crossner("Politics", _published(60.8, 61.4, 68.5)),
+        "crossner_science": _crossner("Science", _published(61.1, 63.5, 67.0)),
+        # The training pool is the development part.
+        "jnlpba": Benchmark("BioNLP 2004", "jnlpba_devel.txt", "jnlpba_test.txt"),
+    }
+)
+ZERO_SHOT = tuple(key for key, benchmark in BENCHMARKS.items() if benchmark.published)
+FEW_SHOT = ("mit_movie", "mit_restaurant", "jnlpba")
+
+# NuNER's Table 3, frozen few-shot token macro-F1 in per cent: k to (RoBERTa, NER-BERT data, NuNER).
+PUBLISHED_FEW_SHOT: Mapping[int, tuple[float, float, float]] = MappingProxyType(
+    {
+        1: (24.46, 32.32, 39.37),
+        4: (44.65, 50.94, 59.60),
+        16: (58.12, 61.85, 67.84),
+        64: (65.42, 67.61, 71.53),
+    }
+)
+
+
+def word_label(label: str) -> str | None:
+    """What is asked for a label: natural language in place of abbreviations (UniversalNER 4).
+
+    label (str): The label, such as "ORG", "programlang" or "Restaurant_Name".
+    RETURNS (str | None): The words; None for a label that names no type.
+    """
+    low = label.lower()
+    if low in NO_TYPES:
+        return None
+    return WORDS.get(low, low.replace("_", " ").replace("-", " "))
+
+
+def word_labels(labels: Collection[str]) -> dict[str, str]:
+    """What is asked for each label that names a type.
+
+    labels (Collection[str]): The labels of a data set.
+    RETURNS (dict[str, str]): Labels with their words, sorted by label.
+    """
+    words = {label: word_label(label) for label in sorted(labels)}
+    return {label: asked for label, asked in words.items() if asked is not None}

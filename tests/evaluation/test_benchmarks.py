@@ -1,0 +1,72 @@
+"""Public benchmarks: their labels in words, and the zero-shot table."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import spacy
+
+from scripts import evaluate_zero_shot
+from spacy_universalner.evaluation.benchmarks import BENCHMARKS, ZERO_SHOT, word_label, word_labels
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("PER", "person"),
+        ("organisation", "organization"),
+        ("programlang", "program language"),
+        ("Restaurant_Name", "restaurant name"),
+        ("RATINGS_AVERAGE", "average rating"),
+        ("cell_line", "cell line"),
+        ("misc", None),
+        ("Else", None),
+    ],
+)
+def test_labels_are_asked_in_words(label: str, words: str | None):
+    assert word_label(label) == words
+
+
+def test_labels_that_name_no_type_are_not_asked():
+    assert word_labels({"misc", "musicalartist", "band"}) == {
+        "band": "band",
+        "musicalartist": "musical artist",
+    }
+
+
+@pytest.mark.parametrize(
+    ("system", "mean"), [("UniNER-7B", 53.4), ("UniNER-13B", 55.6), ("ChatGPT", 47.5)]
+)
+def test_published_figures_have_their_published_mean(system: str, mean: float):
+    figures = [BENCHMARKS[key].published[system] for key in ZERO_SHOT]
+    assert statistics.mean(figures) == pytest.approx(mean, abs=0.06)
+
+
+def test_the_table_has_ours_and_the_published_figures(tmp_path: Path, tiny_llama: Path):
+    nlp = spacy.blank("en")
+    model = {"@llm_models": "spacy-universalner.HF.v1", "name": str(tiny_llama)}
+    config = {"labels": ["person"], "model": model, "max_new_tokens": 8}
+    nlp.add_pipe("universal_ner", config=config)
+    nlp.to_disk(tmp_path / "pipeline")
+    sentence = "Ada\tB-researcher\nused\tO\nLisp\tB-programlang\nin\tO\nTurin\tB-misc\n\n"
+    (tmp_path / "crossner_ai_test.txt").write_text(sentence * 3, "utf8")
+    evaluate_zero_shot.main(tmp_path / "pipeline", tmp_path, tmp_path / "out", limit=2)
+    report = json.loads((tmp_path / "out/zero_shot.json").read_text("utf8"))
+    (key,) = report["benchmarks"]
+    result = report["benchmarks"][key]
+    assert result["labels"] == {"programlang": "program language", "researcher": "researcher"}
+    assert (result["texts"], result["span"]["gold"]) == (2, 4)
+    table = (tmp_path / "out/zero_shot.md").read_text("utf8").splitlines()
+    assert table[0] == "| Model | Metric | CrossNER AI | Mean |"
+    assert table[4] == "| UniNER-7B (published) | string sets | 53.5 | 53.5 |"
+    assert len((tmp_path / "out/crossner_ai.jsonl").read_text("utf8").splitlines()) == 2
+
+
+def test_a_missing_data_set_is_named(tmp_path: Path):
+    with pytest.raises(SystemExit):
+        evaluate_zero_shot.main(tmp_path, tmp_path, tmp_path / "out")
+    with pytest.raises(SystemExit):
+        evaluate_zero_shot.main(tmp_path, tmp_path, tmp_path / "out", benchmark=["crossner_law"])
