@@ -183,7 +183,7 @@ def listed(doc: Doc, component: str) -> dict[str, tuple[str, ...]] | None:
 
 
 def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
-    return iter(tqdm(items, total=total, unit="text"))
+    return iter(tqdm(items, total=total, unit="text", leave=False))
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
