@@ -46,6 +46,7 @@ LABELS = [
     *("company", "political party", "university"),
 ]
 GOLD = Path("assets/gold_train.jsonl")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main(
@@ -54,9 +55,13 @@ def main(
     device: str = typer.Option("cpu", help="A torch device"),
     documents: int = typer.Option(10000, help="The most documents of the run over many"),
     threads: int = typer.Option(2, help="CPU threads"),
+    clock: str = typer.Option(
+        "wall", help="wall, or cpu: processor time, for a machine that others use (with 1 thread)"
+    ),
 ) -> None:
-    """Measure, and write results.json, results.md and speed.svg."""
+    """Measure, and write a table, a plot and the figures, named after the device."""
     torch.set_num_threads(threads)
+    Clock.now = CLOCKS[clock]
     logging.set_verbosity_error()
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{device}.json"
@@ -64,6 +69,7 @@ def main(
     results["machine"] = {
         "processor": platform.processor() or platform.machine(),
         "threads": threads,
+        "clock": clock,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "torch": torch.__version__,
     }
@@ -127,9 +133,9 @@ def measure_budgets(model: HFModel) -> list[dict[str, float]]:
     for budget in (1024, 4096, 16384):
         model.batch_tokens = budget
         with Peak(model) as peak:
-            start = time.perf_counter()
+            start = Clock.now()
             list(model.answer(asked))
-            seconds = time.perf_counter() - start
+            seconds = Clock.now() - start
         rows.append(
             {
                 "batch_tokens": budget,
@@ -150,10 +156,10 @@ def measure_documents(model: HFModel, most: int) -> list[dict[str, float]]:
         stream = islice(cycle(texts), count)
         prompts = (build_prompts(text, LABELS[:3]) for text in stream)
         with Peak(model) as peak:
-            start = time.perf_counter()
+            start = Clock.now()
             for _ in tqdm(model.answer(prompts), total=count, desc="documents"):
                 pass
-            seconds = time.perf_counter() - start
+            seconds = Clock.now() - start
         rows.append(
             {
                 "documents": count,
@@ -198,12 +204,12 @@ def timed(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     for _ in range(2):
         if device.type == "cuda":
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = Clock.now()
         result = run()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-        if seconds[0] > 5:
+        seconds.append(Clock.now() - start)
+        if seconds[0] > 2:
             break
     return min(seconds), result
 
@@ -211,6 +217,12 @@ def timed(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
 def comparable(answers: Sequence[str]) -> list[str]:
     """Answers without what decoders differ in: spaces, case, what follows a closed list."""
     return ["".join(answer[: find_close(answer)].split()).lower() for answer in answers]
+
+
+class Clock:
+    """What seconds are read from."""
+
+    now: Callable[[], float] = time.perf_counter
 
 
 class Peak:

@@ -17,7 +17,8 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
     lines = [
         "# `universal_ner` against other ways to ask the same model",
         "",
-        f"{machine['device']}, {machine['threads']} CPU threads, PyTorch {machine['torch']}. "
+        f"{machine['device']}, CPU threads: {machine['threads']}, {machine['clock']} time, PyTorch "
+        f"{machine['torch']}. "
         "Random weights, greedy decoding, 16 tokens an answer; seconds per document. "
         "`loop` is the released way, one `generate` per type; `batch` one `generate` per document "
         "over its types. *Rate* is the least possible number of tokens (each of the text, the "
