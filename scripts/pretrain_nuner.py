@@ -8,6 +8,7 @@ from wasabi import msg
 
 from spacy_universalner.data.readers import read_passages
 from spacy_universalner.nuner.pretrain import METRICS_FILE, pretrain, read_settings
+from spacy_universalner.nuner.probe import FewShotProbe
 
 
 def main(
@@ -17,6 +18,10 @@ def main(
     output: Path = typer.Argument(..., file_okay=False, help="Folder of the encoder"),
     encoder: str = typer.Option(None, help="What to start from, if not what CONFIG says"),
     also: list[Path] = typer.Option([], exists=True, dir_okay=False, help="More passages"),
+    probe: tuple[Path, Path] = typer.Option(
+        (None, None), exists=True, dir_okay=False, help="Passages to learn and to score a probe on"
+    ),
+    probe_k: int = typer.Option(8, min=1, help="Mentions of each type that the probe learns from"),
 ) -> None:
     """Write the encoder, its tokenizer, a model card and pretraining.json to OUTPUT.
 
@@ -30,18 +35,22 @@ def main(
             overrides["pretraining.encoder"] = encoder
         settings = read_settings(config, overrides)
         passages = [passage for path in (corpus, *also) for passage in read_passages(path)]
-        metrics = pretrain(passages, output, settings)
+        few_shot = None
+        if None not in probe:
+            few_shot = FewShotProbe(*(list(read_passages(path)) for path in probe), k=probe_k)
+        metrics = pretrain(passages, output, settings, probe=few_shot)
     except (OSError, ValueError, ImportError) as error:
         msg.fail(str(error), exits=1)
     if metrics["mentions_lost"]:
         msg.warn(f"{metrics['mentions_lost']:,} mentions stand beyond the length limit")
-    last = metrics["epochs"][-1]
+    last = metrics["epochs"][metrics["kept_epoch"] - 1]
     msg.table(
         [
             ("passages", f"{metrics['passages']['train']:,}"),
             ("concepts", f"{metrics['concepts']:,}"),
             ("loss", f"{last['loss']:.5f}"),
             ("validation loss", f"{last['dev_loss']:.5f}" if "dev_loss" in last else "none"),
+            ("probe", f"{last['probe']:.1%}" if "probe" in last else "none"),
             ("seconds", f"{metrics['seconds']:.0f}"),
             ("words a second", f"{metrics['words_per_second']:,.0f}"),
         ]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,10 +25,12 @@ from transformers.optimization import get_linear_schedule_with_warmup
 from ..ty import Passage
 from .backbone import freeze_layers, load_encoder, max_length, transformer_layers
 from .batches import Collator, Rows, plan_batches, tokenize_passage
-from .contrastive import ContrastiveModel, Pooling, bottom_states, without_bottom
+from .contrastive import ContrastiveModel, Pooling, bottom_states, encode, without_bottom
+from .probe import FewShotProbe
 
-PRECISIONS = ("float32", "bfloat16")
-CACHE_ROWS = 64
+Precision = Literal["float32", "bfloat16"]
+Keep = Literal["last", "dev_loss", "probe"]
+CHUNK = 64
 METRICS_FILE = "pretraining.json"
 CONCEPT_ENCODER = "concept-encoder"
 
@@ -55,6 +57,8 @@ class PretrainSettings:
     max_concepts (int): Concepts a batch at most, drawn at random; 0 for all.
     dropout (bool): Use the encoders' own dropout in the layers that are trained.
     precision (str): "float32" or "bfloat16" (autocast).
+    keep (str): Which epoch's weights are the result: the "last", or the best by "dev_loss" or by
+        the few-shot "probe".
     cache_frozen (bool): Compute the frozen layers once and keep their output in memory: 2 or 4
         bytes x width for each token of the corpus.
     """
@@ -78,13 +82,16 @@ class PretrainSettings:
     bias: float = 0.0
     max_concepts: int = 0
     dropout: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     cache_frozen: bool = False
+    keep: Keep = "last"
 
     def __post_init__(self) -> None:
-        for name, kinds in (("pooling", get_args(Pooling)), ("precision", PRECISIONS)):
-            if getattr(self, name) not in kinds:
-                self._refuse(name, " or ".join(f"'{kind}'" for kind in kinds))
+        for name, kind in (("pooling", Pooling), ("precision", Precision), ("keep", Keep)):
+            if getattr(self, name) not in get_args(kind):
+                self._refuse(name, " or ".join(f"'{value}'" for value in get_args(kind)))
+        if self.keep == "dev_loss" and not self.dev_fraction:
+            self._refuse("keep", "'last' without held-out passages (dev_fraction = 0)")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 self._refuse(name, "at least 1")
@@ -166,6 +173,7 @@ class Pretrainer:
     settings (PretrainSettings): How to train.
     checkpoint (Path): Written after every epoch. If it holds a run with the same settings and
         passages, that run is continued, with the result that it would have had.
+    probe (FewShotProbe | None): Scores the text encoder after every epoch.
     progress (bool): Show a progress bar.
     """
 
@@ -175,9 +183,13 @@ class Pretrainer:
         settings: PretrainSettings,
         checkpoint: Path,
         *,
+        probe: FewShotProbe | None = None,
         progress: bool = True,
     ) -> None:
+        if settings.keep == "probe" and probe is None:
+            raise ValueError("[pretraining] keep = 'probe' needs passages to probe on.")
         self.settings = settings
+        self.probe = probe
         self.checkpoint = checkpoint
         self.progress = progress
         self.fingerprint = hashlib.sha256(repr((settings, passages)).encode("utf8")).hexdigest()
@@ -209,6 +221,11 @@ class Pretrainer:
         self.words = sum(len(passage.text.split()) for passage in train)
         self.train = [tokenize_passage(passage, self.tokenizer, length) for passage in train]
         self.dev = [tokenize_passage(passage, self.tokenizer, length) for passage in dev]
+        self.probed = [
+            tokenize_passage(passage, self.tokenizer, length)
+            for passage in (probe.passages if probe else ())
+        ]
+        self.best: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
 
@@ -228,7 +245,7 @@ class Pretrainer:
                 # On sentences the fused kernel's backward pass takes longer than all else.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             clock = time.perf_counter()
-            train, dev = self._collators(stack)
+            train, dev, probed = self._collators(stack)
             self.seconds += time.perf_counter() - clock
             model, optimizer = accelerator.prepare(self.encoders, torch_optimizer)
             first = self._load_checkpoint(torch_optimizer, scheduler)
@@ -243,9 +260,11 @@ class Pretrainer:
             )
             for epoch in range(first, settings.epochs):
                 clock = time.perf_counter()
+                order = random.Random(f"{settings.seed} {epoch}")
+                set_seed(order.getrandbits(32), device_specific=True)  # dropout
                 losses = []
                 model.train(settings.dropout)
-                for loss in self._losses(model, train, random.Random(f"{settings.seed} {epoch}")):
+                for loss in self._losses(model, train, order):
                     accelerator.backward(loss * accelerator.num_processes)
                     optimizer.step()
                     scheduler.step()
@@ -254,14 +273,18 @@ class Pretrainer:
                     bar.update()
                 self.seconds += time.perf_counter() - clock
                 record = {"epoch": epoch + 1, "loss": self._mean(losses)}
+                model.eval()
                 if self.dev:
-                    model.eval()
                     with torch.no_grad():
                         losses = list(self._losses(model, dev, random.Random(settings.seed)))
                     record["dev_loss"] = self._mean(losses)
+                if self.probe:
+                    record["probe"] = self.probe(self.probed, self._encode(probed))
                 self.history.append(record)
+                self._keep_best()
                 bar.set_postfix({name: f"{value:.4g}" for name, value in record.items()})
                 self._save_checkpoint(torch_optimizer, scheduler)
+            load_parameters(self.encoders, self.best)
 
     def metrics(self) -> dict[str, Any]:
         """What is worth knowing about the run: settings, data, losses, speed."""
@@ -272,6 +295,7 @@ class Pretrainer:
             "concepts": len({name for passage in passages for name in passage.concepts}),
             "mentions_lost": sum(passage.lost for passage in passages),
             "epochs": self.history,
+            "kept_epoch": self.kept + 1,
             "seconds": round(self.seconds, 1),
             "words_per_second": round(self.words * len(self.history) / self.seconds, 1),
         }
@@ -294,12 +318,34 @@ class Pretrainer:
         total = self.accelerator.reduce(torch.stack(losses).sum(), reduction="sum")
         return float(total) / len(losses)
 
-    def _collators(self, stack: ExitStack) -> tuple[Collator, Collator]:
-        """Collators of the training and the validation passages, cached states in them."""
+    @property
+    def kept(self) -> int:
+        """Index of the epoch whose weights are the result so far."""
+        keep = self.settings.keep
+        if keep == "last":
+            return len(self.history) - 1
+        values = [record[keep] for record in self.history]
+        return values.index(min(values) if keep == "dev_loss" else max(values))
+
+    def _keep_best(self) -> None:
+        if self.settings.keep != "last" and self.kept == len(self.history) - 1:
+            self.best = {
+                name: parameter.detach().clone()
+                for name, parameter in trained_parameters(self.encoders).items()
+            }
+
+    def _collators(self, stack: ExitStack) -> tuple[Collator, Collator, list[Tensor]]:
+        """Collators to train and to validate with, and the texts to probe with.
+
+        Where frozen layers are stored, they hold their output and not token ids.
+        """
         names = sorted({name for p in self.train + self.dev for name in p.concepts})
         ids = self.tokenizer(names)["input_ids"] if names else []
         concepts = dict(zip(names, (torch.tensor(row) for row in ids), strict=True))
-        texts = [[torch.tensor(p.ids) for p in passages] for passages in (self.train, self.dev)]
+        texts = [
+            [torch.tensor(passage.ids) for passage in passages]
+            for passages in (self.train, self.dev, self.probed)
+        ]
         encoders = self.encoders
         if self.settings.cache_frozen and self.frozen:
             texts = [self._cache(encoders.text_encoder, self.frozen, rows) for rows in texts]
@@ -314,20 +360,37 @@ class Pretrainer:
         return (
             Collator(self.train, texts[0], concepts, pad_id, most),
             Collator(self.dev, texts[1], concepts, pad_id, most),
+            texts[2],
         )
 
-    def _cache(self, encoder: PreTrainedModel, number: int, ids: list[Tensor]) -> list[Tensor]:
+    def _cache(self, encoder: PreTrainedModel, number: int, rows: list[Tensor]) -> list[Tensor]:
         """Hidden states above the frozen bottom for each row of token ids."""
         encoder.eval()
-        states: dict[int, Tensor] = {}
-        by_length = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        for start in range(0, len(ids), CACHE_ROWS):
-            chunk = by_length[start : start + CACHE_ROWS]
-            rows = Rows.pad([ids[index] for index in chunk], self.tokenizer.pad_token_id)
+        return self._in_chunks(rows, lambda chunk: bottom_states(encoder, number, chunk))
+
+    def _encode(self, rows: list[Tensor]) -> list[Tensor]:
+        """The text encoder's vectors of each row's tokens, in float32."""
+
+        def vectors(chunk: Rows) -> list[Tensor]:
+            states = encode(self.encoders.text_encoder, chunk).float()
+            return [row[mask.bool()] for row, mask in zip(states, chunk.mask, strict=True)]
+
+        return self._in_chunks(rows, vectors)
+
+    @torch.no_grad()
+    def _in_chunks(
+        self, rows: list[Tensor], compute: Callable[[Rows], list[Tensor]]
+    ) -> list[Tensor]:
+        """Compute something for many rows, those of similar length together."""
+        found: dict[int, Tensor] = {}
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        for start in range(0, len(rows), CHUNK):
+            indices = by_length[start : start + CHUNK]
+            chunk = Rows.pad([rows[index] for index in indices], self.tokenizer.pad_token_id)
             with self.accelerator.autocast():
-                found = bottom_states(encoder, number, rows.to(self.accelerator.device))
-            states.update(zip(chunk, (row.cpu() for row in found), strict=True))
-        return [states[index] for index in range(len(ids))]
+                results = compute(chunk.to(self.accelerator.device))
+            found.update(zip(indices, (result.cpu() for result in results), strict=True))
+        return [found[index] for index in range(len(rows))]
 
     def _save_checkpoint(self, optimizer: Any, scheduler: Any) -> None:
         """Write the state of the run in one piece: a crash leaves the earlier one or this one."""
@@ -335,14 +398,10 @@ class Pretrainer:
             return
         state = {
             "fingerprint": self.fingerprint,
-            "parameters": {
-                name: parameter
-                for name, parameter in self.encoders.named_parameters()
-                if parameter.requires_grad
-            },
+            "parameters": trained_parameters(self.encoders),
+            "best": self.best,
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
-            "random": torch.get_rng_state(),
             "history": self.history,
             "seconds": self.seconds,
         }
@@ -358,21 +417,31 @@ class Pretrainer:
         state = torch.load(self.checkpoint, weights_only=True)
         if state["fingerprint"] != self.fingerprint:
             return 0
-        with torch.no_grad():
-            for name, parameter in self.encoders.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(state["parameters"][name])
+        load_parameters(self.encoders, state["parameters"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["random"])
+        self.best = state["best"]
         self.history = state["history"]
         self.seconds += state["seconds"]
         return len(self.history)
 
 
+def trained_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The parameters that are not frozen, by name."""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+@torch.no_grad()
+def load_parameters(model: torch.nn.Module, values: dict[str, Tensor]) -> None:
+    """Set some of a model's parameters."""
+    parameters = dict(model.named_parameters())
+    for name, value in values.items():
+        parameters[name].copy_(value)
+
+
 def make_optimizer(model: torch.nn.Module, settings: PretrainSettings) -> torch.optim.AdamW:
     """AdamW on what is not frozen; biases and norms do not decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = trained_parameters(model).values()
     groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1]},
         {
@@ -391,7 +460,12 @@ def make_optimizer(model: torch.nn.Module, settings: PretrainSettings) -> torch.
 
 
 def pretrain(
-    passages: Sequence[Passage], output: Path, settings: PretrainSettings, *, progress: bool = True
+    passages: Sequence[Passage],
+    output: Path,
+    settings: PretrainSettings,
+    *,
+    probe: FewShotProbe | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Pre-train an encoder and write it where `AutoModel` and `AutoTokenizer` find it.
 
@@ -401,11 +475,12 @@ def pretrain(
     passages (Sequence[Passage]): Annotated text; the labels are the concepts.
     output (Path): The folder.
     settings (PretrainSettings): How to train.
+    probe (FewShotProbe | None): Scores the text encoder after every epoch.
     progress (bool): Show a progress bar.
     RETURNS (dict[str, Any]): What `METRICS_FILE` holds.
     """
     checkpoint = output / "checkpoint.pt"
-    run = Pretrainer(passages, settings, checkpoint, progress=progress)
+    run = Pretrainer(passages, settings, checkpoint, probe=probe, progress=progress)
     run.run()
     metrics = run.metrics()
     if run.accelerator.is_main_process:
@@ -430,10 +505,11 @@ def model_card(metrics: dict[str, Any]) -> str:
     """
     settings = metrics["settings"]
     passages = metrics["passages"]
+    columns = ("loss", "dev_loss", "probe")
     rows = "\n".join(
-        "| {epoch} | {loss:.5f} | {dev} |".format(
-            dev=f"{record['dev_loss']:.5f}" if "dev_loss" in record else "", **record
-        )
+        f"| {record['epoch']} | "
+        + " | ".join(f"{record[name]:.5f}" if name in record else "" for name in columns)
+        + " |"
         for record in metrics["epochs"]
     )
     values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
@@ -470,10 +546,11 @@ nlp.add_pipe("nuner", config={{"model": {{"tok2vec": {{
 {values}
 ```
 
-Binary cross-entropy, mean over tokens and concepts of a batch:
+Binary cross-entropy, mean over tokens and concepts of a batch, and macro-F1 of the frozen
+few-shot probe where there was one; the weights are those after epoch {metrics["kept_epoch"]}:
 
-| epoch | training | validation |
-| ---: | ---: | ---: |
+| epoch | training | validation | probe |
+| ---: | ---: | ---: | ---: |
 {rows}
 
 The folder `{CONCEPT_ENCODER}` holds the concept encoder of the same run.

@@ -23,6 +23,7 @@ from spacy_universalner.nuner.pretrain import (
     read_settings,
     split_passages,
 )
+from spacy_universalner.nuner.probe import FewShotProbe
 from spacy_universalner.ty import Mention, Passage
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +169,47 @@ def test_stored_states_change_nothing(tmp_path, settings):
     assert first.keys() == second.keys()
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-3)
+
+
+class ScriptedProbe(FewShotProbe):
+    """Gives the scores that it is told to, and remembers what it was shown."""
+
+    scores = (0.1, 0.9, 0.2)
+
+    def __call__(self, passages, vectors):
+        self.seen = [*getattr(self, "seen", []), vectors]
+        return self.scores[len(self.seen) - 1]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_best_epoch_is_kept(tmp_path, settings, cache):
+    passages = make_passages()
+    probe = ScriptedProbe(passages[:20], passages[20:24], k=1)
+    settings = replace(settings, keep="probe", cache_frozen=cache)
+    metrics = pretrain(passages, tmp_path / "encoder", settings, probe=probe, progress=False)
+    assert [epoch["probe"] for epoch in metrics["epochs"]] == [0.1, 0.9, 0.2]
+    assert metrics["kept_epoch"] == 2
+    encoder = AutoModel.from_pretrained(tmp_path / "encoder", add_pooling_layer=False)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "encoder")
+    for index in (0, 23):
+        inputs = tokenizer(probe.passages[index].text, return_tensors="pt")
+        states = encoder(**inputs).last_hidden_state[0]
+        torch.testing.assert_close(probe.seen[1][index], states, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(probe.seen[2][index], states, rtol=1e-3, atol=1e-3)
+
+
+def test_a_real_probe_scores_every_epoch(tmp_path, settings):
+    passages = make_passages()
+    probe = FewShotProbe(passages[:20], passages[20:], k=2)
+    metrics = pretrain(passages, tmp_path / "encoder", settings, probe=probe, progress=False)
+    assert all(0.0 < epoch["probe"] <= 1.0 for epoch in metrics["epochs"])
+
+
+def test_keeping_the_best_needs_something_to_judge_by(tmp_path, settings):
+    with pytest.raises(ValueError, match="keep = 'probe' needs passages to probe on"):
+        pretrain(make_passages(), tmp_path, replace(settings, keep="probe"), progress=False)
+    with pytest.raises(ValueError, match=r"keep = 'dev_loss' is not possible: expected 'last'"):
+        replace(settings, keep="dev_loss", dev_fraction=0.0)
 
 
 def command(folder, settings, *launch):
