@@ -98,8 +98,10 @@ class Source:
             if is_word_boundary(text, end) and not text[end - 1].isspace():
                 ends.add(len(self._data))
         # Behind the last place where a string may end it could never end.
-        self._data = self._data[: max(ends, default=0)]
-        self._starts = tuple(start for start in starts if start < len(self._data))
+        last = max(ends, default=0)
+        self._data = self._data[:last]
+        self._tokens = {place: ids for place, ids in self._tokens.items() if place < last}
+        self._starts = tuple(start for start in starts if start < last)
         self._ends = frozenset(ends)
 
     def allowed(self, state: State) -> list[int]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -40,6 +40,9 @@ def read(tokenizer: PreTrainedTokenizerFast, ids: list[int], text: str) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(text=texts, choices=st.lists(st.integers(0, 10**6), min_size=60, max_size=60))
+# Words behind the last place where a string may end.
+@example(text="1[\u0301", choices=[0, 0, 1] * 20)
+@example(text="1[\u0301", choices=[0, 0, 0] * 20)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_chosen_every_string_stands_in_the_text(
     family: str, request: pytest.FixtureRequest, text: str, choices: list[int]
