@@ -7,7 +7,7 @@ concepts that stand somewhere in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_utils import PreTrainedModel
+from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
 from .backbone import transformer_layers
 from .batches import ContrastiveBatch, Rows
@@ -134,10 +135,47 @@ class ContrastiveModel(nn.Module):
         RETURNS (Tensor): One float32 vector a concept (concepts x width).
         """
         states = encode(self.concept_encoder, concepts).float()
-        if self.pooling == "first":
-            return states[:, 0]
-        mask = concepts.mask.unsqueeze(-1)
-        return (states * mask).sum(1) / mask.sum(1)
+        return pool(states, concepts.mask, self.pooling)
+
+
+def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """Make one vector of a name's tokens.
+
+    states (Tensor): Vectors of the tokens (rows x length x width).
+    mask (Tensor): 1 for tokens, 0 for padding (rows x length).
+    pooling (Pooling): Their "mean" or the "first".
+    RETURNS (Tensor): rows x width.
+    """
+    if pooling == "first":
+        return states[:, 0]
+    weights = mask.unsqueeze(-1)
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+@torch.no_grad()
+def embed_concepts(
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    names: Sequence[str],
+    *,
+    pooling: Pooling = "mean",
+    batch_size: int = 256,
+) -> Tensor:
+    """Vectors of concepts, as in training.
+
+    encoder (PreTrainedModel): A trained concept encoder.
+    tokenizer (PreTrainedTokenizerFast): Its tokenizer.
+    names (Sequence[str]): The concepts.
+    pooling (Pooling): As it was trained with.
+    batch_size (int): Concepts encoded together.
+    RETURNS (Tensor): concepts x width, in float32.
+    """
+    ids = [torch.tensor(row) for row in tokenizer(list(names))["input_ids"]]
+    found = []
+    for start in range(0, len(ids), batch_size):
+        rows = Rows.pad(ids[start : start + batch_size], tokenizer.pad_token_id)
+        found.append(pool(encode(encoder.eval(), rows).float(), rows.mask, pooling))
+    return torch.cat(found)
 
 
 def encode(encoder: PreTrainedModel, rows: Rows) -> Tensor:

@@ -15,12 +15,13 @@ from transformers import (
     RobertaConfig,
 )
 
-from spacy_universalner.nuner.backbone import freeze_layers
+from spacy_universalner.nuner.backbone import freeze_layers, load_encoder
 from spacy_universalner.nuner.batches import ContrastiveBatch, Rows
 from spacy_universalner.nuner.contrastive import (
     ContrastiveModel,
     binary_cross_entropy,
     bottom_states,
+    embed_concepts,
     encode,
     without_bottom,
 )
@@ -142,3 +143,13 @@ def test_frozen_layers_have_no_dropout_while_the_others_train():
     second = encoder(**{"input_ids": ROWS.values, "output_hidden_states": True}).hidden_states
     torch.testing.assert_close(first[2], second[2])
     assert not torch.allclose(first[3], second[3])
+
+
+def test_concepts_are_embedded_as_in_training(tiny_bert):
+    encoder, tokenizer = load_encoder(str(tiny_bert))
+    names = ["person", "capital city", "person"]
+    found = embed_concepts(encoder, tokenizer, names, batch_size=2)
+    assert found.shape == (3, 32)
+    for name, vector in zip(names, found, strict=True):
+        states = encoder(**tokenizer(name, return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(vector, states.mean(0), rtol=1e-4, atol=1e-4)
