@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from inspect import getattr_static
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,6 +17,7 @@ from spacy.pipeline import Pipe
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import SimpleFrozenList
+from tqdm import tqdm
 
 from spacy_universalner import scores
 from spacy_universalner.data.store import ResponseStore
@@ -31,6 +31,7 @@ from spacy_universalner.ty import (
     Prompt,
 )
 from spacy_universalner.universal_ner.annotator import Annotator
+from spacy_universalner.universal_ner.asking import ask, ask_or_recall
 from spacy_universalner.universal_ner.questions import Questions, asked_for
 from spacy_universalner.universal_ner.serialization import (
     ModelWithWeights,
@@ -41,13 +42,13 @@ from spacy_universalner.universal_ner.serialization import (
 )
 from spacy_universalner.universal_ner.windows import Window, cover
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_MODEL_CONFIG = {
     "@llm_models": "spacy-universalner.HF.v1",
     "name": "Universal-NER/UniNER-7B-type",
 }
 DEFAULT_SCORER_CONFIG = {"@scorers": "spacy-universalner.EntityScorer.v1"}
+# Texts of more windows than this have a progress bar of their own.
+LONG = 20
 
 
 @Language.factory(
@@ -206,7 +207,16 @@ class UniversalNER(Pipe):
                 f"'{name}': stride must be at least 0 and smaller than window, got stride = "
                 f"{stride} and window = {window}."
             )
-        if cache is not None and not isinstance(model, ModelWithIdentity):
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ValueError(f"'{name}': max_new_tokens = {max_new_tokens}: expected at least 1.")
+        unknown = set(annotator.label_thresholds) - set(questions.labels or ())
+        if unknown and questions.labels is not None:
+            raise ValueError(
+                f"'{name}': label_thresholds has {', '.join(map(repr, sorted(unknown)))}, but the "
+                f"labels are {', '.join(map(repr, questions.labels))}."
+            )
+        # Found without being computed: it may read all weights.
+        if cache is not None and getattr_static(model, "identity", None) is None:
             raise ValueError(
                 f"'{name}': a cache must know which model and decoding its answers belong to, and "
                 f"{type(model).__name__} does not say. Set cache = null, or wrap the model in "
@@ -328,24 +338,27 @@ class UniversalNER(Pipe):
     def _answers(self, tasks: Sequence[_Task]) -> Iterator[list[list[Answer]] | Exception]:
         """Ask about all documents together; if that fails, about each of the rest alone, so that
         one that cannot be answered does not take the others with it."""
-        replies = self._ask([prompts for task in tasks for prompts in task.prompts])
-        for i, task in enumerate(tasks):
-            try:
-                answers = list(islice(replies, len(task.windows)))
-            except Exception as error:
-                if len(tasks) == 1:
-                    yield error
-                else:
-                    yield from chain.from_iterable(self._answers([each]) for each in tasks[i:])
-                return
-            yield answers
+        groups = [prompts for task in tasks for prompts in task.prompts]
+        long = any(len(task.windows) > LONG for task in tasks)
+        settings = {"desc": self.name, "total": len(groups), "unit": "window", "leave": False}
+        # tqdm's None is for a bar that shows on terminals only
+        with tqdm(self._ask(groups), **settings, disable=None if long else True) as bar:
+            replies = iter(bar)
+            for i, task in enumerate(tasks):
+                try:
+                    answers = list(islice(replies, len(task.windows)))
+                except Exception as error:
+                    if len(tasks) == 1:
+                        yield error
+                    else:
+                        yield from chain.from_iterable(self._answers([each]) for each in tasks[i:])
+                    return
+                yield answers
 
     def _plan(self, doc: Doc) -> _Task:
         """Decide what to ask: nothing about a blank document."""
         text = doc.text  # spaCy joins it anew at each access
         windows = [] if self.questions.labels == {} else self._windows(doc, text)
-        if len(windows) > 1:
-            logger.info("%s: asking about a text in %d windows", self.name, len(windows))
         prompts = [self.questions.prompts(text[each.start : each.end]) for each in windows]
         return _Task(doc, windows, prompts)
 
@@ -386,49 +399,11 @@ class UniversalNER(Pipe):
         return self._question_tokens[prompts]
 
     def _ask(self, groups: Sequence[Sequence[Prompt]]) -> Iterator[list[Answer]]:
-        """Answer groups of prompts in order, from the cache where it can."""
         if self.cache is None:
-            yield from self._ask_model(groups)
-            return
-        store, identity = self.cache, cast(ModelWithIdentity, self.model).identity
-        keys = [[store.key(identity, prompt) for prompt in prompts] for prompts in groups]
-        known = [[store.get(key) for key in group] for group in keys]
-        missing = [
-            [prompt for prompt, value in zip(prompts, values, strict=True) if value is None]
-            for prompts, values in zip(groups, known, strict=True)
-        ]
-        fresh = self._ask_model([prompts for prompts in missing if prompts])
-        for group, values in zip(keys, known, strict=True):
-            new = iter(next(fresh)) if None in values else iter(())
-            answers = []
-            for key, value in zip(group, values, strict=True):
-                answer = next(new) if value is None else _read_answer(value)
-                if value is None and answer.error is None:
-                    store.put(key, json.dumps(asdict(answer)))
-                answers.append(answer)
-            yield answers
-
-    def _ask_model(self, groups: Sequence[Sequence[Prompt]]) -> Iterator[list[Answer]]:
-        replies: Iterable[list[Answer]]
-        if isinstance(self.model, AnsweringModel):
-            replies = self.model.answer(groups)
+            yield from ask(self.model, groups)
         else:
-            responses = self.model(groups) if groups else ()
-            replies = ([Answer(str(text)) for text in group] for group in responses)
-        answered = 0
-        for prompts, answers in zip(groups, replies, strict=False):
-            if len(answers) != len(prompts):
-                raise ValueError(
-                    f"'{self.name}': the model gave {len(answers)} answers to {len(prompts)} "
-                    "prompts about a text. It must answer each."
-                )
-            answered += 1
-            yield answers
-        if answered < len(groups):
-            raise ValueError(
-                f"'{self.name}': the model answered about {answered} of {len(groups)} texts. It "
-                "must answer about each."
-            )
+            identity = cast(ModelWithIdentity, self.model).identity
+            yield from ask_or_recall(self.model, groups, self.cache, identity)
 
     def _set_annotations(self, task: _Task, answers: list[list[Answer]] | Exception) -> None:
         if isinstance(answers, Exception):
@@ -525,11 +500,3 @@ class UniversalNER(Pipe):
             deserialize["model"] = lambda p: load(p) if p.exists() else None
         util.from_disk(path, deserialize, exclude)
         return self
-
-
-def _read_answer(value: str) -> Answer:
-    """An answer as the cache holds it."""
-    fields = json.loads(value)
-    return Answer(
-        **{**fields, "ends": tuple(fields["ends"]), "logprobs": tuple(fields["logprobs"])}
-    )

@@ -2,6 +2,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import warnings
 from collections import Counter
@@ -483,6 +484,12 @@ def test_documents_survive_other_processes_and_files(tmp_path):
     assert json.dumps([places(doc) for doc in docs]) == json.dumps(expected)
 
 
+def test_the_component_can_be_pickled():
+    pipe = pipe_of(make_nlp())
+    nlp = spacy.blank("en")
+    assert places(pickle.loads(pickle.dumps(pipe))(nlp(TEXT))) == places(make_nlp()(TEXT))
+
+
 # -- errors
 
 
@@ -537,7 +544,7 @@ def test_a_model_that_does_not_answer_each_prompt_is_refused():
     with pytest.raises(ValueError, match="answered about 0 of 1 texts"):
         nlp("Bo")
     pipe_of(nlp).model.answer = lambda prompts: iter([[]])
-    with pytest.raises(ValueError, match="gave 0 answers to 3 prompts"):
+    with pytest.raises(ValueError, match="Gazetteer gave 0 answers to 3 prompts"):
         nlp("Bo")
     nlp.set_error_handler(ignore_error)
     assert list(nlp.pipe(["Bo"])) == []
@@ -549,6 +556,8 @@ def test_a_model_that_does_not_answer_each_prompt_is_refused():
         ({"template": "sarve"}, "Unknown template 'sarve'"),
         ({"window": 64}, "stride = 64 and window = 64"),
         ({"conflict": "shortest"}, "shortest"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0: expected at least 1"),
+        ({"label_thresholds": {"animal": 0.5}}, "label_thresholds has 'animal', but the labels"),
     ],
 )
 def test_wrong_settings_are_named(config, message):

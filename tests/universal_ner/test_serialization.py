@@ -125,7 +125,7 @@ def test_two_processes_answer_as_one(model):
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-c", code, str(model)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=1200)
 
 
 # -- spaCy's commands

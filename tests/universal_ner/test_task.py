@@ -5,6 +5,9 @@ import spacy
 
 from tests.universal_ner.test_component import ENTITIES, LABELS, TEXT, make_nlp, places
 
+# spacy-llm's remark on models that do not tell their context length
+pytestmark = pytest.mark.filterwarnings("ignore:Task supports sharding:UserWarning")
+
 LONG = "Genoa and Bo. " * 30
 TEXTS = [TEXT, "", " ", "Bo \u0130 Genoa", LONG]
 
@@ -20,7 +23,6 @@ def gazetteer(**settings):
     return {"@llm_models": "test.PlainGazetteer.v1", "entities": ENTITIES, **settings}
 
 
-@pytest.mark.filterwarnings("ignore:Task supports sharding:UserWarning")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -45,7 +47,8 @@ def test_llm_with_the_models_of_this_package(tiny_llama):
     for doc in nlp.pipe([TEXT, "", "word " * 900]):  # 900 words are more than its context holds
         record = doc.user_data["universal_ner"]
         assert record["errors"] == []
-        assert set(doc.user_data) == {"universal_ner"}
+        # spacy-llm copies what extensions other packages have registered
+        assert [key for key in doc.user_data if isinstance(key, str)] == ["universal_ner"]
 
 
 def test_llm_scores():
