@@ -8,8 +8,8 @@ vocabulary, is computed for those positions only.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,17 +17,29 @@ from typing import Any, TypeVar
 import torch
 from thinc.api import Config
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional as F
+from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer import Trainer
+from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 from transformers.training_args import TrainingArguments
 
 from ..pretrained import unavailable
 from ..ty import Conversation, Reject
-from .finetune_data import IGNORE_INDEX, Attend, Collator, Row, encode_conversation
+from .finetune_data import (
+    IGNORE_INDEX,
+    Attend,
+    Collator,
+    LengthGroupedSampler,
+    Row,
+    encode_conversation,
+)
+from .finetune_dev import score_answers
+from .models.decoding import count_positions
 
 METRICS_FILE = "finetune.json"
 
@@ -43,12 +55,15 @@ class DataSettings:
     attend (Attend): "conversation", as in the paper: each question follows those before it.
         "question": each sees the text and itself alone, as it is asked at inference.
     acknowledgement_loss (bool): Also learn the fixed acknowledgement, as the released code does.
+    dev_questions (int): Questions of the dev conversations, about, that the model answers at each
+        evaluation, for `eval_f1`; 0 measures the loss only.
     """
 
     template: str = "train"
     max_length: int = 1024
     attend: Attend = "conversation"
     acknowledgement_loss: bool = False
+    dev_questions: int = 0
 
     def __post_init__(self) -> None:
         if self.attend not in ("conversation", "question"):
@@ -129,13 +144,40 @@ def _check_names(
 
 
 class AnswerTrainer(Trainer):
-    """A Trainer that projects onto the vocabulary only where something is learned."""
+    """A Trainer that projects onto the vocabulary only where something is learned.
 
-    tokens: int = 0
-    places: int = 0
+    score (Callable[[PreTrainedModel], float] | None): Called at each evaluation, for `eval_f1`.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, score: Callable[[PreTrainedModel], float] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, compute_loss_func=answer_loss, **kwargs)
+        self.score = score
+        self.tokens = 0
+        self.places = 0
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.score is not None:
+            model = self.accelerator.unwrap_model(self.model).eval()
+            metrics[f"{metric_key_prefix}_f1"] = self.score(model)
+            self.log({f"{metric_key_prefix}_f1": metrics[f"{metric_key_prefix}_f1"]})
+        return metrics
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.args.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        return LengthGroupedSampler(
+            [len(row["input_ids"]) for row in self.train_dataset],
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        )
 
     def compute_loss(
         self,
@@ -149,7 +191,13 @@ class AnswerTrainer(Trainer):
             self.tokens += int(lengths.sum())
             self.places += inputs["input_ids"].numel()
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        with only_targets(head, inputs["labels"]):
+        # On a CPU fused attention over short texts is slower to differentiate than plain one.
+        # Checkpointing computes again outside of this context, where the choice must be the same.
+        plain = self.args.device.type == "cpu" and not self.args.gradient_checkpointing
+        with (
+            only_targets(head, inputs["labels"]),
+            sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
+        ):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
@@ -195,6 +243,7 @@ def finetune(
     *,
     dev_conversations: Iterable[Conversation] = (),
     resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Tune a causal language model on conversations and save it with its tokenizer.
 
@@ -204,6 +253,7 @@ def finetune(
     output (Path): Folder for the tuned model, its checkpoints and `finetune.json`.
     dev_conversations (Iterable[Conversation]): For the loss that `eval_strategy` asks for.
     resume (bool): Go on from the last checkpoint in `output`, if there is one.
+    callbacks (Sequence[TrainerCallback]): Added to the Trainer's, such as a logger of one's own.
     RETURNS (dict[str, Any]): What `finetune.json` holds: counts, seconds, tokens a second, share
         of padding, questions left out with reasons, and the log of losses.
     RAISES (OSError): The student cannot be loaded.
@@ -214,6 +264,8 @@ def finetune(
             "use_cpu": not torch.accelerator.is_available(),
             "remove_unused_columns": False,
             "label_names": ["labels"],
+            # The other kind cannot train adapters on frozen embeddings.
+            "gradient_checkpointing_kwargs": {"use_reentrant": False},
             **settings.training,
             "output_dir": str(output),
         }
@@ -224,18 +276,20 @@ def finetune(
         model = AutoModelForCausalLM.from_pretrained(student)
     except (OSError, ValueError) as error:
         raise unavailable(student, "the student", error) from error
-    conversations = list(conversations)
-    rows, rejects = encode_all(
-        tokenizer, conversations, settings.data, _context_length(model.config)
-    )
+    conversations, dev_conversations = list(conversations), list(dev_conversations)
+    positions = count_positions(model.config)
+    rows, rejects = encode_all(tokenizer, conversations, settings.data, positions)
     if not rows:
         raise ValueError(
             f"There is nothing to train on: no conversation has a question that fits into "
             f"{settings.data.max_length} tokens with its text. Raise max_length in [data]."
         )
-    dev_rows, _ = encode_all(
-        tokenizer, dev_conversations, settings.data, _context_length(model.config)
-    )
+    dev_rows, _ = encode_all(tokenizer, dev_conversations, settings.data, positions)
+    asked = _take_questions(dev_conversations, settings.data.dev_questions)
+
+    def score(model: PreTrainedModel) -> float:
+        return score_answers(model, tokenizer, asked, template=settings.data.template).f1
+
     if settings.lora is not None:
         model = _add_adapters(model, settings.lora)
     pad = tokenizer.pad_token_id
@@ -248,6 +302,8 @@ def finetune(
             tokenizer.eos_token_id if pad is None else pad, model.config, settings.data.attend
         ),
         processing_class=tokenizer,
+        callbacks=list(callbacks),
+        score=score if asked else None,
     )
     result = trainer.train(
         resume_from_checkpoint=get_last_checkpoint(str(output))
@@ -255,7 +311,7 @@ def finetune(
         else None
     )
     if settings.lora is not None and settings.lora.merge:
-        trainer.model = trainer.model.merge_and_unload()
+        trainer.model = model.merge_and_unload()
     trainer.save_model()
     seconds = result.metrics["train_runtime"]
     metrics = {
@@ -310,9 +366,15 @@ def encode_all(
     return rows, rejects
 
 
-def _context_length(config: Any) -> int | None:
-    length: int | None = getattr(config, "max_position_embeddings", None)
-    return length
+def _take_questions(conversations: Sequence[Conversation], number: int) -> list[Conversation]:
+    """The first conversations that have so many questions together."""
+    taken: list[Conversation] = []
+    for conversation in conversations:
+        if number <= 0:
+            break
+        taken.append(conversation)
+        number -= len(conversation.questions)
+    return taken
 
 
 def _add_adapters(model: Any, settings: LoraSettings) -> Any:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import torch
+from torch.utils.data import Sampler
 from transformers.configuration_utils import PretrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..ty import Conversation, Reject
+from .models.decoding import first_position
 from .prompt import conversation_pieces, get_template
 from .tokenization import encode_pieces, end_token_id
 
@@ -146,7 +149,8 @@ class Collator:
             batch["attention_mask"] = _pad([[1] * len(row["input_ids"]) for row in rows], 0)
         else:
             segments = _pad([row["segments"] for row in rows], 0)
-            batch["position_ids"] = _pad([list(_positions(row["segments"])) for row in rows], 0)
+            positions = _pad([list(_positions(row["segments"])) for row in rows], 0)
+            batch["position_ids"] = positions + first_position(self.config)
             batch["attention_mask"] = self._mask(segments)
         return batch
 
@@ -160,6 +164,34 @@ class Collator:
             return visible.long()
         mask = torch.zeros(visible.shape, dtype=self.config.torch_dtype or torch.float32)
         return mask.masked_fill(~visible, torch.finfo(mask.dtype).min)[:, None]
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Batches rows of like length, in an order that follows from the seed and the epoch alone.
+
+    Transformers' own takes its order from the global generator, so that a run which is resumed in
+    the middle of an epoch goes on in another order than it began with.
+
+    lengths (Sequence[int]): Tokens of each row.
+    batch_size (int): Rows of an optimiser step.
+    seed (int): Of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
 def _pad(rows: Sequence[list[int]], value: int) -> torch.Tensor:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from spacy_universalner.data.readers import write_conversations
+from spacy_universalner.evaluation.metrics import count_strings, total
 from spacy_universalner.ty import Conversation, Question
 from spacy_universalner.universal_ner.finetune import (
     METRICS_FILE,
     DataSettings,
     FinetuneSettings,
+    LoraSettings,
     answer_loss,
     finetune,
     only_targets,
@@ -26,7 +33,9 @@ from spacy_universalner.universal_ner.finetune_data import (
     Collator,
     encode_conversation,
 )
-from spacy_universalner.universal_ner.prompt import build_prompt
+from spacy_universalner.universal_ner.models.hf import make_hf_model
+from spacy_universalner.universal_ner.parser import parse_list
+from spacy_universalner.universal_ner.prompt import build_prompt, build_prompts
 from spacy_universalner.universal_ner.tokenization import encode_pieces, end_token_id
 
 ROOT = Path(__file__).parents[2]
@@ -312,6 +321,158 @@ def test_bfloat16_leaves_the_weights_in_float32(tiny_bert_decoder, tmp_path):
     finetune(make_settings({"bf16": True}), str(tiny_bert_decoder), conversations(4), tmp_path)
     weights = load(tmp_path)[0].state_dict()
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+def test_best_checkpoint_by_answers_is_kept(tiny_llama, tmp_path):
+    training = {
+        "num_train_epochs": 6,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "f1",
+    }
+    metrics = finetune(
+        make_settings(training, dev_questions=6, template="serve"),
+        str(tiny_llama),
+        conversations(8),
+        tmp_path,
+        dev_conversations=conversations(4),
+    )
+    scores = [entry["eval_f1"] for entry in metrics["log"] if "eval_f1" in entry]
+    assert len(scores) == 6
+    assert max(scores) > 0
+    best = tmp_path / f"checkpoint-{4 * (scores.index(max(scores)) + 1)}"
+    kept, expected = load(tmp_path)[0].state_dict(), load(best)[0].state_dict()
+    assert all(torch.equal(kept[name], weight) for name, weight in expected.items())
+    model = make_hf_model(str(tmp_path), max_new_tokens=256)
+    asked = conversations(2)
+    counts = [
+        count_strings(question.answers, [item.text for item in parse_list(answer)[0]])
+        for conversation in asked
+        for question, answer in zip(
+            conversation.questions,
+            next(iter(model([build_prompts(conversation.text, ["person", "city", "year"])]))),
+            strict=True,
+        )
+    ]
+    assert total(counts).scores().f1 == pytest.approx(max(scores))
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_bert_decoder"])
+def test_adapters_are_trained_alone_and_merged(request, tmp_path, name):
+    pytest.importorskip("peft")
+    folder = request.getfixturevalue(name)
+    targets = ["q_proj", "v_proj"] if name == "tiny_llama" else ["query", "value"]
+    before = load(folder)[0]
+    for merge in (True, False):
+        lora = LoraSettings(r=4, dropout=0.0, target_modules=targets, merge=merge)
+        settings = make_settings({"gradient_checkpointing": True})
+        finetune(
+            FinetuneSettings(settings.data, settings.training, lora),
+            str(folder),
+            conversations(4),
+            tmp_path / str(merge),
+        )
+    merged, _ = load(tmp_path / "True")
+    changed = {
+        weight
+        for weight, value in merged.state_dict().items()
+        if not torch.equal(value, before.state_dict()[weight])
+    }
+    assert changed
+    assert all(any(target in weight for target in targets) for weight in changed)
+    adapter = tmp_path / "False"
+    assert not (adapter / "model.safetensors").exists()
+    model = make_hf_model(str(folder), adapter=str(adapter), max_new_tokens=8)
+    prompts = [[build_prompt(CONVERSATION.text, "person")]]
+    expected = make_hf_model(str(tmp_path / "True"), max_new_tokens=8)
+    assert list(model(prompts)) == list(expected(prompts))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from transformers import TrainerCallback
+from spacy_universalner.universal_ner.finetune import finetune
+from tests.universal_ner.test_finetune import conversations, make_settings
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+student, output = sys.argv[1:]
+training = {training}
+finetune(make_settings(training), student, conversations(8), Path(output), callbacks=[Kill()])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_killed_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_length):
+    """Killed in the middle of the second epoch, a step after its last checkpoint."""
+    training = {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "num_train_epochs": 3,
+        "group_by_length": group_by_length,
+    }
+    script = KILLED.replace("{training}", repr(training))
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_llama), str(tmp_path / "killed")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (tmp_path / "killed" / METRICS_FILE).exists()
+    resumed, whole = (
+        finetune(
+            make_settings(training),
+            str(tiny_llama),
+            conversations(8),
+            tmp_path / name,
+            resume=True,
+        )
+        for name in ("killed", "whole")
+    )
+    assert [entry.get("loss") for entry in resumed["log"]] == [
+        entry.get("loss") for entry in whole["log"]
+    ]
+    after, expected = (load(tmp_path / name)[0].state_dict() for name in ("killed", "whole"))
+    for name, weight in expected.items():
+        assert torch.equal(after[name], weight), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny_llama, tmp_path):
+    path = tmp_path / "conversations.jsonl"
+    write_conversations(path, [CONVERSATION, *conversations(7)])
+    command = ["scripts.finetune_universal_ner", "configs/test/finetune_mini.cfg", str(tiny_llama)]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines"]
+    launch += ["1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    for name, start, batch in (("one", [], 4), ("two", launch, 2)):
+        subprocess.run(
+            [
+                *(sys.executable, *start, "-m", *command, str(path), str(tmp_path / name)),
+                *("--training.per_device_train_batch_size", str(batch)),
+                *("--training.group_by_length", "false", "--training.bf16", "false"),
+                *("--training.max_steps", "4", "--training.logging_steps", "1"),
+                *("--training.learning_rate", "5e-3"),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    one, two = (json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in ("one", "two"))
+    losses = [[entry["loss"] for entry in run["log"] if "loss" in entry] for run in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], abs=2e-4)
+    first, second = (load(tmp_path / name)[0].state_dict() for name in ("one", "two"))
+    for name, weight in first.items():
+        assert torch.allclose(weight, second[name], atol=1e-4), name
 
 
 # Settings
