@@ -1,5 +1,6 @@
 """The Weasel project: its graph of files, and the whole of `all` on tiny models."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_all_runs_from_the_assets_to_the_report(tmp_path, tiny_bert, tiny_llama)
             assert files, output
             for file in files:
                 if file.suffix == ".json":
-                    srsly.read_json(file)
+                    json.loads(file.read_text(encoding="utf8"))
                 if file.suffix == ".jsonl":
                     list(srsly.read_jsonl(file))
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf8")

@@ -376,7 +376,7 @@ class NuNER(TrainablePipe):
         """Cross-entropy of logits and target probabilities, as a weighted sum over tokens."""
         ops = self.model.ops
         probs = ops.softmax(ops.flatten(scores))
-        factors = ops.asarray2f(weights.reshape(-1, 1))
+        factors = ops.asarray2f(weights.reshape(-1, 1))  # type: ignore[arg-type]
         loss = float(-(targets * ops.xp.log(probs + 1e-12) * factors).sum())
         gradient = (probs - targets) * factors
         return loss, ops.unflatten(gradient, ops.asarray1i([len(s) for s in scores]))
