@@ -18,8 +18,11 @@ def main(
     output: Path = typer.Argument(..., file_okay=False, help="Folder of the encoder"),
     encoder: str = typer.Option(None, help="What to start from, if not what CONFIG says"),
     also: list[Path] = typer.Option([], exists=True, dir_okay=False, help="More passages"),
-    probe: tuple[Path, Path] = typer.Option(
-        (None, None), exists=True, dir_okay=False, help="Passages to learn and to score a probe on"
+    probe_train: Path = typer.Option(
+        None, exists=True, dir_okay=False, help="Passages that a few-shot probe learns from"
+    ),
+    probe_dev: Path = typer.Option(
+        None, exists=True, dir_okay=False, help="Passages that the probe is scored on"
     ),
     probe_k: int = typer.Option(8, min=1, help="Mentions of each type that the probe learns from"),
 ) -> None:
@@ -36,8 +39,12 @@ def main(
         settings = read_settings(config, overrides)
         passages = [passage for path in (corpus, *also) for passage in read_passages(path)]
         few_shot = None
-        if None not in probe:
-            few_shot = FewShotProbe(*(list(read_passages(path)) for path in probe), k=probe_k)
+        if (probe_train is None) != (probe_dev is None):
+            raise ValueError("A probe needs both --probe-train and --probe-dev.")
+        if probe_train is not None:
+            few_shot = FewShotProbe(
+                list(read_passages(probe_train)), list(read_passages(probe_dev)), k=probe_k
+            )
         metrics = pretrain(passages, output, settings, probe=few_shot)
     except (OSError, ValueError, ImportError) as error:
         msg.fail(str(error), exits=1)
