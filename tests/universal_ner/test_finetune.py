@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spacy_universalner.data.readers import write_conversations
 from spacy_universalner.evaluation.metrics import count_strings, total
 from spacy_universalner.ty import Conversation, Question
 from spacy_universalner.universal_ner.finetune import (
@@ -443,36 +442,6 @@ def test_killed_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_lengt
     after, expected = (load(tmp_path / name)[0].state_dict() for name in ("killed", "whole"))
     for name, weight in expected.items():
         assert torch.equal(after[name], weight), name
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tiny_llama, tmp_path):
-    path = tmp_path / "conversations.jsonl"
-    write_conversations(path, [CONVERSATION, *conversations(7)])
-    command = ["scripts.finetune_universal_ner", "configs/test/finetune_mini.cfg", str(tiny_llama)]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines"]
-    launch += ["1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    for name, start, batch in (("one", [], 4), ("two", launch, 2)):
-        subprocess.run(
-            [
-                *(sys.executable, *start, "-m", *command, str(path), str(tmp_path / name)),
-                *("--training.per_device_train_batch_size", str(batch)),
-                *("--training.group_by_length", "false", "--training.bf16", "false"),
-                *("--training.max_steps", "4", "--training.logging_steps", "1"),
-                *("--training.learning_rate", "5e-3"),
-            ],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    one, two = (json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in ("one", "two"))
-    losses = [[entry["loss"] for entry in run["log"] if "loss" in entry] for run in (one, two)]
-    assert losses[1] == pytest.approx(losses[0], abs=2e-4)
-    first, second = (load(tmp_path / name)[0].state_dict() for name in ("one", "two"))
-    for name, weight in first.items():
-        assert torch.allclose(weight, second[name], atol=1e-4), name
 
 
 # Settings
