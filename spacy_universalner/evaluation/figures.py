@@ -74,6 +74,14 @@ def draw_learning_curve(curves: Mapping[str, Sequence[Point]], names: Mapping[st
                 [point.size] * len(scores), scores, "o", color=colour, alpha=0.35, markersize=4
             )
         ends.append((means[-1], sizes[-1], names[system], colour))
+        for size, mean, bar in zip(sizes, means, bars, strict=True):
+            above = mean >= 100 * max(
+                point.mean for other in curves.values() for point in other if point.size == size
+            )
+            place = mean + bar if above else mean - bar
+            style = {"xytext": (0, 8 if above else -8), "textcoords": "offset points"}
+            style |= {"ha": "center", "va": "bottom" if above else "top"}
+            axes.annotate(f"{mean:.1f}", (size, place), color=colour, fontsize=10, **style)
     ticks = {point.size: point.name for points in curves.values() for point in points}
     axes.set_xscale("log")
     axes.set_xticks(list(ticks), list(ticks.values()))
@@ -105,6 +113,7 @@ def draw_losses(curves: Mapping[str, Sequence[tuple[float, float]]], system: str
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, label=name, **style)
     if len(curves) > 1:
         axes.legend(frameon=False, labelcolor=COLOURS["muted"][0])
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(unit)
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)

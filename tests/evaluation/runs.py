@@ -70,7 +70,7 @@ def add_logs(metrics: Path, training: Path) -> None:
     pretraining |= {"passages": {"train": 90, "dev": 10}, "concepts": 32, "seconds": 400.0}
     write(training / "nuner-encoder" / "pretraining.json", pretraining)
     log = [{"loss": 2.0, "step": 10}, {"loss": 1.0, "step": 20}, {"train_runtime": 3.0}]
-    finetuning = {"log": log, "parameters": 1234567, "rows": 55, "seconds": 61.0}
+    finetuning = {"log": log, "parameters": 1234567, "conversations": 55, "seconds": 61.0}
     write(training / "uniner" / "finetune.json", finetuning)
 
 
