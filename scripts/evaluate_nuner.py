@@ -10,6 +10,7 @@ import spacy
 import typer
 from spacy.cli.evaluate import evaluate
 from spacy.tokens import DocBin
+from thinc.api import Config
 from tqdm import tqdm
 from wasabi import msg
 
@@ -42,8 +43,9 @@ def main(
         encoder, k, seed = describe(pipeline.relative_to(training))
         scores = evaluate(str(pipeline), data, use_gpu=gpu_id, silent=True)
         run = {"encoder": encoder, "k": k, "seed": seed, "pipeline": str(pipeline)}
-        run["sentences"] = count_sentences(pipeline)
-        runs.append({**run, **scores})
+        config = spacy.util.load_config(pipeline / "config.cfg")
+        run |= {"sentences": count_sentences(config), **scores, "config": config}
+        runs.append(run)
         if k is None:
             passages = [(passage, data.stem) for passage in read_gold(data)]
             predictions = predict(spacy.load(pipeline), passages, "nuner")
@@ -75,9 +77,9 @@ def describe(run: Path) -> tuple[str, int | None, int | None]:
     return (run.parts[0], int(sample[1]), int(sample[2])) if sample else (run.parts[0], None, None)
 
 
-def count_sentences(pipeline: Path) -> int | None:
+def count_sentences(config: Config) -> int | None:
     """How many sentences a pipeline was trained on, if its training data is still there."""
-    train = spacy.util.load_config(pipeline / "config.cfg").get("paths", {}).get("train")
+    train = config.get("paths", {}).get("train")
     return len(DocBin().from_disk(train)) if train and Path(train).is_file() else None
 
 

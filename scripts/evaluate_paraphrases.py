@@ -50,7 +50,7 @@ def main(
         msg.text(f"{label}: {results[label]['answered_rate']:.0%} agree where answered; {scores}")
     output.parent.mkdir(parents=True, exist_ok=True)
     report = {"pipeline": str(pipeline), "labels": results}
-    report["provenance"] = provenance([data, paraphrases])
+    report |= {"provenance": provenance([data, paraphrases]), "config": nlp.config}
     output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf8")
     msg.good(f"{output}")
 

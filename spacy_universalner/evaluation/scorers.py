@@ -1,13 +1,16 @@
-"""The scorer of both components, for `spacy train`, `spacy evaluate` and `spacy find-threshold`."""
+"""The components' scorers, for `spacy train`, `spacy evaluate` and `spacy find-threshold`."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from spacy.scorer import Scorer, get_ner_prf
 from spacy.tokens import Doc, Span
 from spacy.training import Example
+
+from spacy_universalner.evaluation.metrics import RELEASED_EPSILON, Counts, count_strings, total
 
 EntityScorer = Callable[..., dict[str, Any]]
 
@@ -18,6 +21,14 @@ def make_entity_scorer() -> EntityScorer:
     RETURNS (EntityScorer): `score_entities`.
     """
     return score_entities
+
+
+def make_string_set_scorer() -> EntityScorer:
+    """Make the registered scorer `spacy-universalner.StringSetScorer.v1`.
+
+    RETURNS (EntityScorer): `score_string_sets`.
+    """
+    return score_string_sets
 
 
 def score_entities(
@@ -53,3 +64,52 @@ def score_entities(
             allow_overlap=True,
         )
     return scores
+
+
+def score_string_sets(
+    examples: Iterable[Example], *, spans_key: str | None = None, **_: Any
+) -> dict[str, Any]:
+    """Scores of `score_entities`, and the released UniversalNER evaluator's beside them.
+
+    For each document and type the texts of the entities are compared as sets of normalised
+    strings: positions and repeats are ignored. These scores are not comparable with strict ones.
+
+    examples (Iterable[Example]): Predicted and gold documents; those without gold annotation are
+        left out.
+    spans_key (str | None): The span group to score, where a document has it; `doc.ents` if not.
+    RETURNS (dict[str, Any]): What `score_entities` returns, and `string_set_p`, `string_set_r`,
+        `string_set_f`, `string_set_per_type`; None without gold annotation.
+    """
+    examples = list(examples)
+    per_type: dict[str, list[Counts]] = defaultdict(list)
+    annotated = False
+    for example in examples:
+        if not (spans_key in example.y.spans or example.y.has_annotation("ENT_IOB")):
+            continue
+        annotated = True
+        gold, found = _texts(example.y, spans_key), _texts(example.x, spans_key)
+        for type_ in gold.keys() | found.keys():
+            per_type[type_].append(count_strings(gold.get(type_, ()), found.get(type_, ())))
+    summed = {type_: total(counts) for type_, counts in sorted(per_type.items())}
+    overall = total(summed.values()).scores(RELEASED_EPSILON)
+    precision, recall, f1 = overall if annotated else (None, None, None)
+    by_type = {
+        type_: dict(zip("prf", counts.scores(RELEASED_EPSILON), strict=True))
+        for type_, counts in summed.items()
+    }
+    return {
+        **score_entities(examples, spans_key=spans_key),
+        "string_set_p": precision,
+        "string_set_r": recall,
+        "string_set_f": f1,
+        "string_set_per_type": by_type if annotated else None,
+    }
+
+
+def _texts(doc: Doc, spans_key: str | None) -> dict[str, list[str]]:
+    """The texts of a document's entities by type."""
+    spans = doc.ents if spans_key is None else doc.spans.get(spans_key, doc.ents)
+    texts: dict[str, list[str]] = defaultdict(list)
+    for span in spans:
+        texts[span.label_].append(span.text)
+    return texts

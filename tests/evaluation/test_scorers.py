@@ -7,7 +7,12 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy.vocab import Vocab
 
-from spacy_universalner.evaluation.scorers import make_entity_scorer, score_entities
+from spacy_universalner.evaluation.scorers import (
+    make_entity_scorer,
+    make_string_set_scorer,
+    score_entities,
+    score_string_sets,
+)
 
 VOCAB = Vocab()
 WORDS = ["Ada", "Lovelace", "met", "Charles", "Babbage", "in", "London"]
@@ -60,6 +65,40 @@ def test_without_any_gold_annotation_there_is_no_score():
     assert scores["spans_sc_f"] is None
 
 
-def test_the_scorer_is_registered_and_resolves_from_a_config():
-    resolved = registry.resolve({"scorer": {"@scorers": "spacy-universalner.EntityScorer.v1"}})
-    assert resolved["scorer"] is make_entity_scorer()
+def test_string_sets_are_scored_beside_strict_spans():
+    """As strings "Ada Lovelace" and "London" are right and "Charles" is wrong."""
+    predicted = doc(spans=[(0, 2, "PERSON"), (3, 4, "PERSON"), (6, 7, "CITY")])
+    scores = score_string_sets([Example(predicted, doc(*GOLD))], spans_key="sc")
+    assert scores["string_set_p"] == 2 / (3 + 1e-10)
+    assert scores["string_set_r"] == 2 / (3 + 1e-10)
+    assert scores["string_set_per_type"]["PERSON"]["p"] == 1 / (2 + 1e-10)
+    assert (
+        scores["spans_sc_f"]
+        == score_entities([Example(predicted, doc(*GOLD))], spans_key="sc")["spans_sc_f"]
+    )
+
+
+def test_repeats_and_places_do_not_count_for_string_sets():
+    words = ["Ada", "met", "ada", "."]
+    gold = Doc(VOCAB, words=words)
+    gold.set_ents([Span(gold, 0, 1, "PERSON"), Span(gold, 2, 3, "PERSON")])
+    predicted = Doc(VOCAB, words=words)
+    predicted.set_ents([Span(predicted, 2, 4, "PERSON")])
+    scores = score_string_sets([Example(predicted, gold)])
+    assert scores["ents_f"] == 0
+    assert scores["string_set_f"] > 0.99
+
+
+def test_without_gold_annotation_there_are_no_string_sets():
+    scores = score_string_sets([Example(doc(*GOLD), Doc(VOCAB, words=WORDS))])
+    assert scores["string_set_f"] is None
+    assert scores["string_set_per_type"] is None
+
+
+def test_the_scorers_are_registered_and_resolve_from_a_config():
+    for name, make in (
+        ("EntityScorer", make_entity_scorer),
+        ("StringSetScorer", make_string_set_scorer),
+    ):
+        resolved = registry.resolve({"scorer": {"@scorers": f"spacy-universalner.{name}.v1"}})
+        assert resolved["scorer"] is make()
