@@ -113,7 +113,7 @@ def draw_losses(curves: Mapping[str, Sequence[tuple[float, float]]], system: str
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, label=name, **style)
     if len(curves) > 1:
         axes.legend(frameon=False, labelcolor=COLOURS["muted"][0])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(unit)
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)

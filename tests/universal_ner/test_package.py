@@ -1,3 +1,4 @@
+import ast
 import os
 import subprocess
 import sys
@@ -50,5 +51,8 @@ def test_a_wheel_runs_in_a_fresh_environment(tiny_llama, tmp_path):
     )
     run = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     found, requirements = run.stdout.strip().splitlines()
-    assert found == str(expected), run.stderr
+    found = ast.literal_eval(found)
+    assert [ent[:3] for ent in found] == [ent[:3] for ent in expected], run.stderr
+    # A fresh process may round in another order: it is another number of threads
+    assert [ent[3] for ent in found] == pytest.approx([ent[3] for ent in expected], rel=1e-4)
     assert "spacy-universalner" in requirements
