@@ -55,6 +55,10 @@ class DataSettings:
     attend (Attend): "conversation", as in the paper: each question follows those before it.
         "question": each sees the text and itself alone, as it is asked at inference.
     acknowledgement_loss (bool): Also learn the fixed acknowledgement, as the released code does.
+    copy_ratio (float): Share of the steps, from the first, in which an answer's tokens are chosen
+        among those of the row alone, as they are under `constrain = "text"`. A model that has never
+        written learns to copy from the text in far fewer steps so, as it need not learn first which
+        words are frequent. The remaining steps choose from the whole vocabulary.
     dev_questions (int): Questions of the dev conversations, about, that the model answers at each
         evaluation, for `eval_f1`; 0 measures the loss only.
     """
@@ -63,6 +67,7 @@ class DataSettings:
     max_length: int = 1024
     attend: Attend = "conversation"
     acknowledgement_loss: bool = False
+    copy_ratio: float = 0.0
     dev_questions: int = 0
 
     def __post_init__(self) -> None:
@@ -71,6 +76,8 @@ class DataSettings:
                 f"attend = '{self.attend}' in [data] is not known. Use 'conversation' (the "
                 "paper's) or 'question'."
             )
+        if not 0 <= self.copy_ratio <= 1:
+            raise ValueError(f"copy_ratio = {self.copy_ratio} in [data] is not between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -146,13 +153,19 @@ def _check_names(
 class AnswerTrainer(Trainer):
     """A Trainer that projects onto the vocabulary only where something is learned.
 
+    copy_ratio (float): See `DataSettings`.
     score (Callable[[PreTrainedModel], float] | None): Called at each evaluation, for `eval_f1`.
     """
 
     def __init__(
-        self, *args: Any, score: Callable[[PreTrainedModel], float] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        copy_ratio: float = 0.0,
+        score: Callable[[PreTrainedModel], float] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, compute_loss_func=answer_loss, **kwargs)
+        self.copy_ratio = copy_ratio
         self.score = score
         self.tokens = 0
         self.places = 0
@@ -192,33 +205,87 @@ class AnswerTrainer(Trainer):
             self.tokens += int(lengths.sum())
             self.places += inputs["input_ids"].numel()
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        copying = self.state.global_step < self.copy_ratio * self.state.max_steps
+        if model.training and copying:
+            choices, inputs["labels"] = own_tokens(inputs["input_ids"], inputs["labels"])
+        else:
+            choices = None
         # On a CPU fused attention over short texts is slower to differentiate than plain one.
         # Checkpointing computes again outside of this context, where the choice must be the same.
         plain = self.args.device.type == "cpu" and not self.args.gradient_checkpointing
         with (
-            only_targets(head, inputs["labels"]),
+            only_targets(head, inputs["labels"], choices),
             sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
         ):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
-@contextmanager
-def only_targets(output_layer: nn.Module, labels: Tensor) -> Iterator[None]:
-    """Make a causal model's output layer skip the positions that predict nothing to be learned.
+@dataclass(frozen=True)
+class Choices:
+    """The tokens that each row of a batch chooses from.
 
-    output_layer (nn.Module): The model's output embeddings, a layer applied to each position.
-    labels (Tensor): (batch, length), -100 where nothing is learned. Position i predicts label i+1.
+    tokens (Tensor): (choices,), ids of the tokens of the whole batch.
+    allowed (Tensor): (batch, choices), which of them are a row's own.
+    """
+
+    tokens: Tensor
+    allowed: Tensor
+
+
+def own_tokens(input_ids: Tensor, labels: Tensor) -> tuple[Choices, Tensor]:
+    """Let each row choose among the tokens that occur in it.
+
+    input_ids (Tensor): (batch, length).
+    labels (Tensor): (batch, length), -100 where nothing is learned, else the token itself.
+    RETURNS (tuple[Choices, Tensor]): The choices, and the labels as indices into their tokens.
+    """
+    tokens, places = torch.unique(input_ids, return_inverse=True)
+    allowed = torch.zeros(len(input_ids), len(tokens), dtype=torch.bool, device=input_ids.device)
+    allowed.scatter_(1, places, True)
+    return Choices(tokens, allowed), places.masked_fill(labels == IGNORE_INDEX, IGNORE_INDEX)
+
+
+@contextmanager
+def only_targets(
+    output_layer: nn.Module, labels: Tensor, choices: Choices | None = None
+) -> Iterator[None]:
+    """Make a causal model's output layer compute no more than the loss needs.
+
+    output_layer (nn.Module): The model's output embeddings, a linear layer over all positions.
+    labels (Tensor): (batch, length), -100 where nothing is learned. Position i predicts label i+1;
+        those that predict nothing are skipped.
+    choices (Choices | None): The tokens to compute logits of; None for the whole vocabulary.
     """
     learned = labels[:, 1:] != IGNORE_INDEX
+    selected: list[Tensor] = []
 
     def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][:, :-1][learned], *args[1:])
+        states = args[0][:, :-1][learned]
+        if choices is None:
+            return (states, *args[1:])
+        selected[:] = [states]
+        return (states[:0], *args[1:])
 
-    handle = output_layer.register_forward_pre_hook(select)
+    def choose(layer: Any, _: Any, output: Tensor) -> Tensor:
+        assert choices is not None
+        bias = getattr(layer, "bias", None)
+        logits = F.linear(
+            selected.pop(),
+            layer.weight[choices.tokens],
+            None if bias is None else bias[choices.tokens],
+        )
+        own = choices.allowed[learned.nonzero()[:, 0]]
+        # Half of the least, as some models scale or cap their logits
+        return logits.masked_fill(~own, torch.finfo(logits.dtype).min / 2)
+
+    handles = [output_layer.register_forward_pre_hook(select)]
+    if choices is not None:
+        handles.append(output_layer.register_forward_hook(choose))
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
@@ -304,6 +371,7 @@ def finetune(
         ),
         processing_class=tokenizer,
         callbacks=list(callbacks),
+        copy_ratio=settings.data.copy_ratio,
         score=score if asked else None,
     )
     result = trainer.train(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spacy_universalner.evaluation.metrics import count_strings, total
@@ -25,6 +26,7 @@ from spacy_universalner.universal_ner.finetune import (
     answer_loss,
     finetune,
     only_targets,
+    own_tokens,
     read_settings,
 )
 from spacy_universalner.universal_ner.finetune_data import (
@@ -254,6 +256,38 @@ def test_loss_on_selected_positions_equals_the_models_own(folder):
     assert model(**batch).logits.shape[:2] == labels.shape  # the hook is gone
 
 
+def test_copying_is_the_models_own_loss_among_the_tokens_of_the_row(folder):
+    model, tokenizer = load(folder)
+    rows = [
+        encode_conversation(tokenizer, conversation)[0][0] for conversation in (CONVERSATION, SHORT)
+    ]
+    batch = Collator(0, model.config)(rows)
+    batch.pop("lengths")
+    labels = batch.pop("labels")
+    logits = model(**batch).logits
+    losses = []
+    for row, targets, scores in zip(batch["input_ids"], labels, logits, strict=True):
+        others = torch.ones(scores.shape[-1], dtype=torch.bool)
+        others[row] = False
+        scores = scores.masked_fill(others, -torch.inf)[:-1]
+        losses.append(functional.cross_entropy(scores, targets[1:], reduction="none"))
+    learned = labels[:, 1:] != IGNORE_INDEX
+    expected = torch.stack(losses)[learned].mean()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    gradients = torch.autograd.grad(expected, weights, allow_unused=True)
+    choices, places = own_tokens(batch["input_ids"], labels)
+    with only_targets(model.get_output_embeddings(), labels, choices):
+        outputs = model(**batch)
+    loss = answer_loss(outputs, places)
+    assert outputs.logits.shape == (int(learned.sum()), len(torch.unique(batch["input_ids"])))
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    for gradient, own in zip(
+        gradients, torch.autograd.grad(loss, weights, allow_unused=True), strict=True
+    ):
+        assert (gradient is None) == (own is None)
+        assert gradient is None or torch.allclose(gradient, own, atol=1e-5)
+
+
 # Training
 
 
@@ -277,6 +311,22 @@ def test_any_causal_model_learns_and_loads_again(folder, tmp_path, attend):
     tuned, tokenizer = load(tmp_path)
     (row,), _ = encode_conversation(tokenizer, conversations(1)[0])
     assert tuned(torch.tensor([row["input_ids"]])).logits.shape[-1] == len(tokenizer)
+
+
+def test_the_first_steps_choose_among_the_tokens_of_the_row_alone(tiny_llama, tmp_path):
+    def losses(copy_ratio):
+        steady = {"learning_rate": 0.0, "max_steps": 4, "logging_steps": 1}
+        metrics = finetune(
+            make_settings(steady, copy_ratio=copy_ratio),
+            str(tiny_llama),
+            [CONVERSATION],
+            tmp_path / str(copy_ratio),
+        )
+        return [entry["loss"] for entry in metrics["log"] if "loss" in entry]
+
+    (copied, *rest), plain = losses(0.25), losses(0.0)
+    assert copied < 0.9 * plain[0]
+    assert rest == plain[1:]
 
 
 def test_metrics_count_the_tokens_that_were_trained_on(tiny_gpt2, tmp_path):
@@ -462,6 +512,7 @@ def test_settings_are_read_and_overridden(tmp_path):
         ("[training]\nlr = 1\n", r"\[training\] in .* no setting 'lr'. Known .*learning_rate"),
         ('[training]\noutput_dir = "x"\n', "no setting 'output_dir'"),
         ('[data]\nattend = "all"\n', "attend = 'all'.*'conversation'"),
+        ("[data]\ncopy_ratio = 2\n", "copy_ratio = 2.*between 0 and 1"),
     ],
 )
 def test_unknown_settings_are_named(tmp_path, text, message):
