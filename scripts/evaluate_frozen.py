@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from spacy.vocab import Vocab
 from tqdm import tqdm
 from wasabi import msg
 
+from scripts.train_few_shot import parse_encoder
 from spacy_universalner.data.formats.conll import read_conll
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, FEW_SHOT, PUBLISHED_FEW_SHOT
 from spacy_universalner.evaluation.fewshot import SIZES, TokenSet, run_frozen, summarize_runs
@@ -22,6 +24,22 @@ from spacy_universalner.nuner.encoder import build_nuner_encoder_v1
 from spacy_universalner.ty import Passage
 
 PUBLISHED = ("RoBERTa", "RoBERTa on NER-BERT data", "NuNER")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set with its few-shot training sets.
+
+    train (list[Passage]): The sentences that some training set holds.
+    test (list[Passage]): The sentences that are tested on.
+    samples (list[tuple[int, int, list[int]]]): k, seed and places in `train` of each training set.
+    drawn (list[tuple[int, int, list[int]]]): The same with places in the file.
+    """
+
+    train: list[Passage]
+    test: list[Passage]
+    samples: list[tuple[int, int, list[int]]]
+    drawn: list[tuple[int, int, list[int]]]
 
 
 def main(
@@ -38,40 +56,23 @@ def main(
     """Write OUTPUT/few_shot.json with all scores and samples, and Table 3 as OUTPUT/few_shot.md."""
     if gpu_id >= 0:
         spacy.require_gpu(gpu_id)
-    files = {key: (data / BENCHMARKS[key].train, data / BENCHMARKS[key].test) for key in benchmark}
-    absent = [str(path) for pair in files.values() for path in pair if not path.is_file()]
-    if absent:
-        msg.fail(f"Data sets are missing: {', '.join(absent)}", exits=1)
+    encoders = [parse_encoder(pair) for pair in encoder]
+    sets = read_sets(data, benchmark, k, seeds, limit)
     systems = {}
-    samples: dict[str, list[tuple[int, int, list[int]]]] = {}
-    for pair in encoder:
-        name, _, path = pair.partition("=")
-        model = build_nuner_encoder_v1(name=path, layers=layer, freeze="all")
-        model.initialize()
+    for name, path in encoders:
         clock = time.perf_counter()
-        runs: dict[str, Any] = {}
-        for key, (train_path, test_path) in files.items():
-            train, test = list(read_conll(train_path)), list(read_conll(test_path))[:limit]
-            counts = [Counter(mention.label for mention in passage.mentions) for passage in train]
-            if key not in samples:
-                samples[key] = [
-                    (size, seed, sample_mentions(counts, size, seed=seed))
-                    for size in k
-                    for seed in range(seeds)
-                ]
-            drawn = tqdm(samples[key], desc=f"{name} {key}", unit="training set")
-            runs[key] = run_frozen(embed(model, train), embed(model, test), drawn)
-        table = summarize_runs(runs)
+        runs = probe(path, sets, layer, name)
         seconds = round(time.perf_counter() - clock, 1)
+        table = summarize_runs(runs)
         systems[name] = {"encoder": path, "seconds": seconds, "runs": runs, "table": table}
     report = {
         "systems": systems,
         "layers": layer,
         "samples": {
-            key: [{"k": k, "seed": seed, "indices": indices} for k, seed, indices in drawn]
-            for key, drawn in samples.items()
+            key: [{"k": k, "seed": seed, "indices": indices} for k, seed, indices in each.drawn]
+            for key, each in sets.items()
         },
-        "provenance": provenance(path for pair in files.values() for path in pair),
+        "provenance": provenance(path for key in sets for path in files_of(data, key)),
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / "few_shot.json").write_text(json.dumps(report, indent=1) + "\n", "utf8")
@@ -79,6 +80,59 @@ def main(
     (output / "few_shot.md").write_text(table, "utf8")
     msg.text(table)
     msg.good(f"{output}/few_shot.json, {output}/few_shot.md")
+
+
+def files_of(data: Path, benchmark: str) -> tuple[Path, Path]:
+    """The files that a data set is drawn from and tested on."""
+    return data / BENCHMARKS[benchmark].train, data / BENCHMARKS[benchmark].test
+
+
+def read_sets(
+    data: Path, benchmarks: list[str], sizes: list[int], seeds: int, limit: int | None = None
+) -> dict[str, DataSet]:
+    """Read data sets and draw their training sets: the same ones for every encoder."""
+    unknown = sorted(set(benchmarks) - set(BENCHMARKS))
+    if unknown:
+        msg.fail(f"There is no data set {unknown[0]!r}", f"Known: {', '.join(BENCHMARKS)}", exits=1)
+    absent = [str(path) for key in benchmarks for path in files_of(data, key) if not path.is_file()]
+    if absent:
+        msg.fail(
+            f"Data sets are missing: {', '.join(absent)}",
+            "Fetch them with `weasel assets --extra`, or name the folder that has them.",
+            exits=1,
+        )
+    sets = {}
+    for key in benchmarks:
+        train_path, test_path = files_of(data, key)
+        train = list(read_conll(train_path))
+        counts = [Counter(mention.label for mention in passage.mentions) for passage in train]
+        drawn = [
+            (size, seed, sample_mentions(counts, size, seed=seed))
+            for size in sizes
+            for seed in range(seeds)
+        ]
+        needed = sorted({index for *_, indices in drawn for index in indices})
+        place = {index: number for number, index in enumerate(needed)}
+        sets[key] = DataSet(
+            [train[index] for index in needed],
+            list(read_conll(test_path))[:limit],
+            [(k, seed, [place[index] for index in indices]) for k, seed, indices in drawn],
+            drawn,
+        )
+    return sets
+
+
+def probe(
+    encoder: str, sets: dict[str, DataSet], layers: list[int], name: str = ""
+) -> dict[str, list[dict[str, Any]]]:
+    """Score an encoder: one pass over each data set, then a head for each training set."""
+    model = build_nuner_encoder_v1(name=encoder, layers=layers, freeze="all")
+    model.initialize()
+    runs = {}
+    for key, each in sets.items():
+        drawn = tqdm(each.samples, desc=f"{name} {key}".strip(), unit="training set")
+        runs[key] = run_frozen(embed(model, each.train), embed(model, each.test), drawn)
+    return runs
 
 
 def embed(model: Any, passages: list[Passage], batch_size: int = 512) -> TokenSet:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from io import StringIO
 from math import ceil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from spacy import util
 from spacy.cli._util import setup_gpu
+from spacy.language import Language
 from spacy.tokens import DocBin
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
@@ -39,28 +40,63 @@ def main(
     runs = [(*parse_encoder(pair), seed) for pair in encoder for seed in range(seeds)]
     for name, path, seed in tqdm(runs, desc="Few-shot runs", unit="run"):
         run = f"k{k}_seed{seed}"
-        sample = samples / f"gold_{run}.spacy"
-        steps = epochs * ceil(len(DocBin().from_disk(sample)) / batch_size)
-        overrides = {
-            "paths.encoder": path,
-            "paths.train": str(sample),
-            "paths.dev": str(sample),
-            "system.seed": seed,
-            "training.max_epochs": epochs,
-            "training.patience": 0,
-            "training.eval_frequency": steps + 1,
-            "training.batcher.size": batch_size,
-            "training.optimizer.learn_rate.warmup_steps": steps // 10,
-            "training.optimizer.learn_rate.total_steps": steps,
-        }
-        config = util.load_config(config_path, overrides=overrides, interpolate=False)
-        nlp = init_nlp(config, use_gpu=gpu_id)
-        # Without a folder to write to there are no checkpoints to choose from.
-        train(nlp, use_gpu=gpu_id, stdout=StringIO(), stderr=StringIO())
+        nlp = fine_tune(
+            config_path,
+            path,
+            samples / f"gold_{run}.spacy",
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            gpu_id=gpu_id,
+        )
         folder = output / name / "few-shot" / run / "model-last"
         folder.mkdir(parents=True, exist_ok=True)
         nlp.to_disk(folder)
     msg.good(f"Trained {len(runs)} pipelines", output)
+
+
+def fine_tune(
+    config_path: Path,
+    encoder: str,
+    train_path: Path,
+    *,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    gpu_id: int = -1,
+    overrides: dict[str, Any] | None = None,
+) -> Language:
+    """Train a pipeline with a schedule that is fixed beforehand; what stands at the end is kept.
+
+    config_path (Path): Training config with `paths.encoder`.
+    encoder (str): "embedded", a folder or a hub id.
+    train_path (Path): Training data (.spacy).
+    seed (int): Of the head's weights, the order and the dropout.
+    epochs (int): Passes over the data.
+    batch_size (int): Sentences of a batch.
+    gpu_id (int): GPU, or -1 for none.
+    overrides (dict[str, Any] | None): Further settings by dotted name.
+    RETURNS (Language): The trained pipeline.
+    """
+    steps = epochs * ceil(len(DocBin().from_disk(train_path)) / batch_size)
+    settings = {
+        "paths.encoder": encoder,
+        "paths.train": str(train_path),
+        "paths.dev": str(train_path),
+        "system.seed": seed,
+        "training.max_epochs": epochs,
+        "training.patience": 0,
+        "training.eval_frequency": steps + 1,
+        "training.batcher.size": batch_size,
+        "training.optimizer.learn_rate.warmup_steps": steps // 10,
+        "training.optimizer.learn_rate.total_steps": steps,
+        **(overrides or {}),
+    }
+    config = util.load_config(config_path, overrides=settings, interpolate=False)
+    nlp = init_nlp(config, use_gpu=gpu_id)
+    # Without a folder to write to there are no checkpoints to choose from.
+    train(nlp, use_gpu=gpu_id, stdout=StringIO(), stderr=StringIO())
+    return nlp
 
 
 def parse_encoder(pair: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ COLOURS = {
     "wash": ("#f5f7fa", "#1a212b"),
     "nuner": ("#0d7a72", "#3ecfc2"),
     "base": ("#8996a6", "#77869a"),
+    "closed": ("#5b6fb5", "#93a6ee"),
     "tuned": ("#b3541e", "#f0a35e"),
     "untuned": ("#c3aa94", "#7d6a59"),
     "bad": ("#b4233c", "#ff8095"),
@@ -75,9 +76,10 @@ def draw_learning_curve(curves: Mapping[str, Sequence[Point]], names: Mapping[st
             )
         ends.append((means[-1], sizes[-1], names[system], colour))
         for size, mean, bar in zip(sizes, means, bars, strict=True):
-            above = mean >= 100 * max(
-                point.mean for other in curves.values() for point in other if point.size == size
-            )
+            at_size = [p.mean for other in curves.values() for p in other if p.size == size]
+            above = mean >= 100 * max(at_size)
+            if not above and mean > 100 * min(at_size):
+                continue  # a figure between two curves would stand on one of them
             place = mean + bar if above else mean - bar
             style = {"xytext": (0, 8 if above else -8), "textcoords": "offset points"}
             style |= {"ha": "center", "va": "bottom" if above else "top"}
@@ -93,7 +95,46 @@ def draw_learning_curve(curves: Mapping[str, Sequence[Point]], names: Mapping[st
     for mean, size, name, colour in sorted(ends):  # names of close curves are moved apart
         lowest = max(mean, lowest + 0.07 * axes.get_ylim()[1])
         style = {"xytext": (14, 0), "textcoords": "offset points", "va": "center"}
+        style["annotation_clip"] = False
         axes.annotate(name, (size, lowest), color=colour, weight="bold", fontsize=11, **style)
+    return _svg(figure)
+
+
+def draw_learning_curves(
+    panels: Mapping[str, Mapping[str, Sequence[Point]]],
+    names: Mapping[str, str],
+    unit: str = "F1, %",
+) -> str:
+    """Learning curves of several data sets side by side (NuNER Figure 13's layout).
+
+    panels (Mapping[str, Mapping[str, Sequence[Point]]]): For each data set its curves, as in
+        `draw_learning_curve`.
+    names (Mapping[str, str]): How the systems are called.
+    unit (str): What is drawn.
+    RETURNS (str): SVG.
+    """
+    figure, first = _canvas(3.2 * len(panels), 3.4)
+    first.remove()
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
+        _style(axes)
+        axes.set_title(title, color=COLOURS["ink"][0], fontsize=11)
+        for system, points in curves.items():
+            points = sorted(points, key=lambda point: point.size)
+            means, bars = [100 * p.mean for p in points], [100 * p.sd for p in points]
+            style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.8}
+            style |= {"elinewidth": 1.0, "capsize": 2, "color": COLOURS[system][0]}
+            sizes = [point.size for point in points]
+            axes.errorbar(sizes, means, yerr=bars, label=names[system], **style)
+        ticks = {point.size: point.name for points in curves.values() for point in points}
+        axes.set_xscale("log")
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+    grid[0].set_ylabel(unit)
+    handles, labels = grid[0].get_legend_handles_labels()
+    style = {"ncols": len(labels), "frameon": False, "labelcolor": COLOURS["muted"][0]}
+    figure.legend(handles, labels, loc="outside lower center", **style)
     return _svg(figure)
 
 
@@ -185,6 +226,11 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
+    _style(axes)
+    return figure, axes
+
+
+def _style(axes: Axes) -> None:
     axes.patch.set_visible(False)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(COLOURS["line"][0])
@@ -193,7 +239,6 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     axes.tick_params(length=0, pad=6, labelsize=10, labelcolor=COLOURS["muted"][0])
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set(color=COLOURS["muted"][0], size=10)
-    return figure, axes
 
 
 def _svg(figure: Figure) -> str:

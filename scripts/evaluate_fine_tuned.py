@@ -1,0 +1,205 @@
+"""Fine-tune the whole network on few-shot samples by a fixed schedule, and score it (NuNER 6)."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from spacy.cli._util import parse_config_overrides, setup_gpu
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin
+from spacy.training import Example
+from spacy.vocab import Vocab
+from tqdm import tqdm
+from wasabi import msg
+
+from scripts.train_few_shot import fine_tune, parse_encoder
+from spacy_universalner.data.readers import read_json_lines
+from spacy_universalner.evaluation.benchmarks import BENCHMARKS, PUBLISHED_FINE_TUNED
+from spacy_universalner.evaluation.metrics import count_tokens, macro_f1
+from spacy_universalner.evaluation.provenance import provenance
+
+SAMPLE = re.compile(r"(?P<data>\w+)_(?P<unit>kw?)(?P<k>\d+)_seed(?P<seed>\d+)")
+SCORES = ("entity_f1", "token_macro_f1")
+
+
+class Sample(NamedTuple):
+    """A few-shot training set, as `sample_few_shot` names its file."""
+
+    data: str
+    unit: str
+    k: int
+    seed: int
+    path: Path
+
+
+def main(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Training config")],
+    samples: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder of NAME_kK_seedS.spacy")
+    ],
+    output: Annotated[Path, typer.Argument(file_okay=False, help="Folder of the results")],
+    encoder: Annotated[list[str], typer.Option(help="NAME=ENCODER, once for each encoder")],
+    test: Annotated[
+        list[Path],
+        typer.Option(exists=True, dir_okay=False, help="NAME_test.spacy, once for each data set"),
+    ],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over a sample")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences of a batch")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Test sentences at most")] = None,
+    resume: Annotated[bool, typer.Option(help="Keep the runs that OUTPUT has already")] = False,
+    gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
+) -> None:
+    """Train every encoder on every sample in SAMPLES of a data set that has a test file.
+
+    Writes a line a run to OUTPUT/fine_tuned.jsonl as it goes, and mean and standard deviation over
+    the seeds to OUTPUT/fine_tuned.json and .md. Settings of CONFIG can be overridden as in `spacy
+    train`: --components.nuner.model.head mlp.
+    """
+    setup_gpu(gpu_id, silent=True)
+    overrides = parse_config_overrides(context.args)
+    encoders = dict(parse_encoder(pair) for pair in encoder)
+    tests = {path.stem.removesuffix("_test"): path for path in test}
+    found = find_samples(samples, tests)
+    missing = sorted(set(tests) - {sample.data for sample in found})
+    if missing:
+        msg.fail(
+            f"No sample of {', '.join(missing)} in {samples}",
+            f"Expected files such as {missing[0]}_k8_seed0.spacy; draw them with "
+            "`python -m scripts.sample_few_shot`.",
+            exits=1,
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    log = output / "fine_tuned.jsonl"
+    runs = [run for _, run in read_json_lines(log)] if resume and log.is_file() else []
+    done = {(run["encoder"], run["sample"]) for run in runs}
+    docs = {name: read_docs(path, limit) for name, path in tests.items()}
+    todo = [
+        (name, path, sample)
+        for sample in found
+        for name, path in encoders.items()
+        if (name, sample.path.stem) not in done
+    ]
+    with log.open("a" if done else "w", encoding="utf8") as file:
+        for name, path, sample in tqdm(todo, desc="Fine-tuning", unit="run"):
+            clock = time.perf_counter()
+            nlp = fine_tune(
+                config,
+                path,
+                sample.path,
+                seed=sample.seed,
+                epochs=epochs,
+                batch_size=batch_size,
+                gpu_id=gpu_id,
+                overrides=overrides,
+            )
+            run: dict[str, Any] = {"encoder": name, "path": path, "sample": sample.path.stem}
+            run |= {"data": sample.data, "unit": sample.unit, "k": sample.k, "seed": sample.seed}
+            run |= score(nlp, docs[sample.data])
+            run["seconds"] = round(time.perf_counter() - clock, 1)
+            print(json.dumps(run), file=file, flush=True)
+            runs.append(run)
+    results = {
+        "runs": runs,
+        "summary": summarize(runs),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "overrides": overrides,
+        "provenance": provenance([config, *tests.values(), *(sample.path for sample in found)]),
+    }
+    (output / "fine_tuned.json").write_text(json.dumps(results, indent=1) + "\n", "utf8")
+    table = make_table(results["summary"])
+    (output / "fine_tuned.md").write_text(table, "utf8")
+    msg.text(table)
+    msg.good(f"{output}/fine_tuned.json, {output}/fine_tuned.md")
+
+
+def find_samples(folder: Path, data: Iterable[str]) -> list[Sample]:
+    """The few-shot training sets of some data sets, by data set, size and seed."""
+    known = set(data)
+    samples = []
+    for path in folder.glob("*.spacy"):
+        match = SAMPLE.fullmatch(path.stem)
+        if match and match["data"] in known:
+            sizes = int(match["k"]), int(match["seed"])
+            samples.append(Sample(match["data"], match["unit"], *sizes, path))
+    return sorted(samples)
+
+
+def read_docs(path: Path, limit: int | None) -> list[Doc]:
+    """The documents of a `.spacy` file, the first so many."""
+    return list(DocBin().from_disk(path).get_docs(Vocab()))[:limit]
+
+
+def score(nlp: Language, gold: Sequence[Doc]) -> dict[str, float]:
+    """Entity micro-F1, which the paper reports (section 6), and the token macro-F1 of 4.1."""
+    found = nlp.pipe(doc.text for doc in gold)
+    examples = [Example(*pair) for pair in zip(found, gold, strict=True)]
+    expected, predicted = [], []
+    for example in examples:
+        types = example.get_aligned("ENT_TYPE", as_string=True)
+        expected += [type_ or "" for type_ in types]
+        predicted += [token.ent_type_ for token in example.predicted]
+    entities = nlp.get_pipe("nuner").score(examples)
+    return {
+        "entity_f1": entities["ents_f"] or 0.0,
+        "token_macro_f1": macro_f1(count_tokens(expected, predicted)),
+    }
+
+
+def summarize(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the seeds, for each data set, size and encoder."""
+    groups: dict[tuple[str, str, int, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault((run["data"], run["unit"], run["k"], run["encoder"]), []).append(run)
+    rows = []
+    for (data, unit, k, encoder), group in groups.items():
+        row: dict[str, Any] = {"data": data, "unit": unit, "k": k, "encoder": encoder}
+        row["runs"] = len(group)
+        for name in SCORES:
+            values = [run[name] for run in group]
+            sd = statistics.stdev(values) if len(values) > 1 else 0.0
+            row[name] = {"mean": statistics.mean(values), "sd": sd}
+        rows.append(row)
+    return rows
+
+
+def make_table(summary: Sequence[Mapping[str, Any]]) -> str:
+    """Tables 8 and 9's layout in Markdown: entity micro-F1, with NuNER's published figures."""
+    encoders = list(dict.fromkeys(row["encoder"] for row in summary))
+    cells = {(row["data"], row["unit"], row["k"], row["encoder"]): row for row in summary}
+    header = ["data", "examples a type", "runs", *encoders, "NuNER (published)"]
+    rows = [header, ["---", "---:", "---:", *["---:"] * (len(encoders) + 1)]]
+    for data, unit, k in dict.fromkeys(key[:3] for key in cells):
+        own = [cells.get((data, unit, k, encoder)) for encoder in encoders]
+        published = PUBLISHED_FINE_TUNED.get(k, {}).get(data) if unit == "k" else None
+        name = BENCHMARKS[data].name if data in BENCHMARKS else data
+        rows.append(
+            [
+                name,
+                f"{k} words" if unit == "kw" else f"{k}",
+                f"{max(row['runs'] for row in own if row)}",
+                *(show(row["entity_f1"]) if row else "" for row in own),
+                "{:.1f} ± {:.1f}".format(*published) if published else "",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def show(value: Mapping[str, float]) -> str:
+    """Mean and standard deviation in per cent."""
+    return f"{100 * value['mean']:.1f} ± {100 * value['sd']:.1f}"
+
+
+app = typer.Typer()
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,168 @@
+"""`weasel run few-shot` on tiny data: its command lines as they stand in project.yml."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from spacy.tokens import DocBin
+from transformers import AutoModel, AutoTokenizer
+from weasel.util import load_project_config
+
+from spacy_universalner.data.readers import write_passages
+from spacy_universalner.ty import Mention, Passage
+
+ROOT = Path(__file__).parents[2]
+SYSTEMS = ["base", "closed", "nuner"]
+MADE_BEFORE = ["convert", "annotate", "pretrain"]
+
+
+def write_sentences(path: Path, count: int, labels: tuple[str, str], *, tag_first: bool) -> None:
+    """Sentences with a person and, every other time, a place, in columns."""
+    lines = []
+    for i in range(count):
+        tagged = [("Marie", f"B-{labels[0]}"), ("Curie", f"I-{labels[0]}"), ("saw", "O")]
+        tagged += [("Paris", f"B-{labels[1]}")] if i % 2 else [(f"{i}", "O")]
+        lines += ["\t".join(pair[::-1] if tag_first else pair) for pair in tagged] + [""]
+    path.write_text("\n".join(lines), "utf8")
+
+
+def run(command: str, code: int = 0) -> None:
+    """Run a command of the project in this process, and expect an exit code."""
+    python, dash_m, module, *arguments = shlex.split(command)
+    assert (python, dash_m) == ("python", "-m")
+    sys.argv = [module, *arguments]
+    sys.modules.pop(module, None)
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module(module, run_name="__main__")
+    assert (done.value.code or 0) == code, command
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, tiny_bert):
+    """The folder of a project after `weasel run few-shot`."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copytree(tiny_bert, folder / "training" / "nuner-encoder")
+    for name, labels in (("mit_movie", ("ACTOR", "CITY")), ("mit_restaurant", ("Chef", "Town"))):
+        (folder / "public").mkdir(exist_ok=True)
+        for split, count in (("train", 12), ("test", 4)):
+            path = folder / "public" / f"{name}_{split}.txt"
+            write_sentences(path, count, labels, tag_first=True)
+    for split, count in (("devel", 12), ("test", 4)):
+        path = folder / "public" / f"jnlpba_{split}.txt"
+        write_sentences(path, count, ("protein", "DNA"), tag_first=False)
+    text = "Marie Curie saw Paris"
+    mentions = (Mention(0, 11, "scientist"), Mention(16, 21, "city"))
+    write_passages(folder / "corpus" / "nuner.jsonl", [Passage("a", text, mentions)] * 10)
+    gold = folder / "public" / "gold.txt"
+    write_sentences(gold, 12, ("PERSON", "LOCATION"), tag_first=False)
+    overrides = {
+        "vars.config_dir": "configs/test",
+        "vars.encoder": str(tiny_bert),
+        "vars.data_dir": "public",
+        "vars.frozen_sizes": "--k 1 --k 2",
+        "vars.frozen_seeds": 2,
+        "vars.tuned_sizes": "--k 1",
+        "vars.seeds": 1,
+        "vars.test_limit": 3,
+    }
+    config = load_project_config(ROOT, overrides=overrides)
+    assert {key.removeprefix("vars.") for key in overrides} <= set(config["vars"])
+    commands = {command["name"]: command for command in config["commands"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", sys.argv)
+        for split in ("train", "test"):
+            run(f"python -m scripts.convert public/gold.txt corpus/gold_{split}.spacy")
+        workflow = config["workflows"]["few-shot"]
+        assert workflow[: len(MADE_BEFORE)] == MADE_BEFORE
+        for name in workflow[len(MADE_BEFORE) :]:
+            for line in commands[name]["script"]:
+                run(line)
+            for output in commands[name]["outputs"]:
+                assert Path(output).exists(), output
+    return folder
+
+
+def test_the_ordinary_classifier_leaves_an_encoder(project, tiny_bert):
+    folder = project / "training" / "closed-encoder"
+    model, base = AutoModel.from_pretrained(folder), AutoModel.from_pretrained(tiny_bert)
+    assert AutoTokenizer.from_pretrained(folder)("Marie")
+    trained = {
+        name
+        for name, value in model.named_parameters()
+        if "pooler" not in name and not value.equal(base.get_parameter(name))
+    }
+    # The bottom half of two layers is frozen, with the embeddings.
+    assert trained and all(name.startswith("encoder.layer.1.") for name in trained)
+    metrics = json.loads((folder / "pretraining.json").read_text("utf8"))
+    assert (metrics["passages"], metrics["types"], metrics["share_of_mentions"]) == (10, 2, 1.0)
+
+
+def test_every_encoder_sees_the_same_frozen_samples(project):
+    report = json.loads((project / "metrics/few_shot/few_shot.json").read_text("utf8"))
+    systems = report["systems"]
+    assert list(systems) == SYSTEMS
+    # Here NuNER's encoder is its base.
+    assert systems["base"]["runs"] == systems["nuner"]["runs"]
+    assert set(report["samples"]) == {"mit_movie", "mit_restaurant", "jnlpba"}
+    for sample in report["samples"]["jnlpba"]:
+        assert set(sample["indices"]) <= set(range(12))
+        assert any(index % 2 for index in sample["indices"]), "a sentence with both types"
+
+
+def test_every_encoder_is_fine_tuned_on_every_sample(project):
+    results = json.loads((project / "metrics/few_shot/fine_tuned.json").read_text("utf8"))
+    data = ["gold", "jnlpba", "mit_movie", "mit_restaurant"]
+    assert [(run["data"], run["k"], run["seed"], run["encoder"]) for run in results["runs"]] == [
+        (name, 1, 0, encoder) for name in data for encoder in SYSTEMS
+    ]
+    assert results["overrides"] == {"components.nuner.model.head": "mlp"}
+    assert [row["runs"] for row in results["summary"]] == [1] * len(data) * len(SYSTEMS)
+    logged = (project / "metrics/few_shot/fine_tuned.jsonl").read_text("utf8").splitlines()
+    assert [json.loads(line) for line in logged] == results["runs"]
+
+
+def test_the_report_has_tables_and_figures(project):
+    page = (project / "report/few_shot/few_shot.md").read_text("utf8")
+    header = "| k | base encoder | ordinary classifier | NuNER | gain | RoBERTa (paper) |"
+    assert header in page
+    assert re.search(
+        r"\| 1 \|( \d+\.\d ± \d+\.\d \|){3} \+0\.0 \| 24\.5 \| 32\.3 \| 39\.4 \|", page
+    )
+    for name in re.findall(r"\((\w+\.svg)\)", page):
+        svg = (project / "report/few_shot" / name).read_text("utf8")
+        assert svg.startswith("<svg") and "ordinary classifier" in svg
+        assert "var(--" not in svg
+    assert "BioNLP 2004" in page and "| gold | 1 | 1 |" in page
+
+
+def test_a_run_can_be_resumed_and_missing_samples_are_named(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    shutil.copytree("metrics/few_shot", tmp_path / "out")
+    log = tmp_path / "out" / "fine_tuned.jsonl"
+    lines = log.read_text("utf8").splitlines(keepends=True)
+    gold = [line for line in lines if json.loads(line)["data"] == "gold"]
+    log.write_text("".join(gold[:-1]), "utf8")
+    arguments = ["configs/test/nuner.cfg", "corpus/few_shot", str(tmp_path / "out"), "--resume"]
+    arguments += [f"--encoder={name}=training/nuner-encoder" for name in SYSTEMS]
+    command = [*arguments, "--test", "corpus/gold_test.spacy"]
+    run(shlex.join(["python", "-m", "scripts.evaluate_fine_tuned", *command]))
+    resumed = log.read_text("utf8").splitlines(keepends=True)
+    assert resumed[:-1] == gold[:-1] and json.loads(resumed[-1])["encoder"] == "nuner"
+    DocBin().to_disk(tmp_path / "other_test.spacy")
+    command = [*arguments, "--test", str(tmp_path / "other_test.spacy")]
+    run(shlex.join(["python", "-m", "scripts.evaluate_fine_tuned", *command]), code=1)
+
+
+def test_the_report_needs_both_results(tmp_path):
+    run(f"python -m scripts.report_few_shot {tmp_path} {tmp_path / 'out'}", code=1)
+    assert not (tmp_path / "out").exists()
