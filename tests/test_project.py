@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import spacy
 import srsly
 from weasel.cli.assets import project_assets
 from weasel.cli.run import project_run
@@ -100,3 +101,41 @@ def test_all_runs_from_the_assets_to_the_report(tmp_path, tiny_bert, tiny_llama)
     project_run(tmp_path, "all", overrides=overrides, capture=True)
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before, "the second run skips every command"
+
+
+@pytest.mark.slow
+def test_zero_shot_and_ablate_run_on_a_folder_of_ones_own(tmp_path, tiny_llama):
+    for name in ("configs", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "project.yml", tmp_path)
+    for name in ("gold_train", "gold_test"):
+        rows = (ROOT / "assets" / f"{name}.jsonl").read_text(encoding="utf8").splitlines()[:3]
+        (tmp_path / "assets").mkdir(exist_ok=True)
+        (tmp_path / "assets" / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf8")
+    (tmp_path / "corpus").mkdir()
+    for name in ("nuner", "uniner"):
+        entity = {"start": 0, "end": 3, "label": "person", "description": "human individual"}
+        texts = [{"text": f"Ada saw Rome {i} times.", "entities": [entity]} for i in range(20)]
+        srsly.write_jsonl(tmp_path / "corpus" / f"{name}.jsonl", texts)
+    shutil.copytree(tiny_llama, tmp_path / "training" / "student")
+    nlp = spacy.blank("en")
+    model = {"@llm_models": "spacy-universalner.HF.v1", "name": str(tiny_llama)}
+    nlp.add_pipe("universal_ner", config={"model": model, "max_new_tokens": 8})
+    nlp.to_disk(tmp_path / "training" / "universal_ner")
+    (tmp_path / "sets").mkdir()
+    sentence = "Ada\tB-researcher\nused\tO\nLisp\tB-programlang\n\n"
+    (tmp_path / "sets" / "crossner_ai_test.txt").write_text(sentence, encoding="utf8")
+
+    overrides = {
+        "vars.config_dir": "configs/test",
+        "vars.data_dir": "sets",
+        "vars.ablation_texts": 4,
+        "vars.seeds": 1,
+    }
+    for command in ("zero-shot", "ablate"):
+        project_run(tmp_path, command, overrides=overrides, capture=True)
+    table = (tmp_path / "metrics" / "zero_shot" / "zero_shot.md").read_text(encoding="utf8")
+    assert "| UniNER-7B (published) | string sets | 53.5 | 53.5 |" in table
+    table = (tmp_path / "metrics" / "ablations" / "ablations.md").read_text(encoding="utf8")
+    assert "over 1 seed(s)" in table
+    assert "| with the name |" in table

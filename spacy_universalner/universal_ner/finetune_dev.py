@@ -25,6 +25,7 @@ def score_answers(
     *,
     template: str,
     max_new_tokens: int = 256,
+    constrain: str = "none",
 ) -> Scores:
     """Ask a model the questions of conversations, one by one, and compare its answers.
 
@@ -33,6 +34,7 @@ def score_answers(
     conversations (Sequence[Conversation]): The questions and the right answers.
     template (str): Name of the prompt template.
     max_new_tokens (int): The longest answer, in tokens.
+    constrain (str): "none", or "text" to allow only lists of strings that stand in the text.
     RETURNS (Scores): Of the strings, as the released evaluator compares them. A question that does
         not fit into the model's context counts as unanswered.
     """
@@ -41,7 +43,7 @@ def score_answers(
         tokenizer,
         batch_tokens=BATCH_TOKENS,
         context_length=count_positions(model.config),
-        constrain="none",
+        constrain=constrain,
     )
     prompts = (
         build_prompts(
