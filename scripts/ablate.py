@@ -321,8 +321,8 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
 def make_tables(report: dict[str, Any]) -> str:
     """The tables in Markdown."""
     lines = [
-        f"String-set F1, mean ± sd over {report['seeds']} seed(s); each row changes one choice of the "
-        "recipe (frequency, type, no name, answers). A scale-down of the paper's experiments: "
+        f"String-set F1, mean ± sd over {report['seeds']} seed(s); each row changes one choice of "
+        "the recipe (frequency, type, no name, answers). A scale-down of the paper's experiments: "
         f"student `{report['student']}`, {report['texts']:,} training sentences, at most "
         f"{report['test_texts']} texts of each test set."
     ]
