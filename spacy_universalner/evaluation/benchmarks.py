@@ -112,6 +112,51 @@ PUBLISHED_FINE_TUNED: Mapping[int, Mapping[str, tuple[float, float]]] = MappingP
 )
 
 
+# NuNER's Tables 4 to 7, frozen few-shot token macro-F1 in per cent: what is varied to the table's
+# name, its columns, and k to its row.
+PUBLISHED_ABLATIONS: Mapping[str, tuple[str, tuple[str, ...], Mapping[int, tuple[float, ...]]]] = (
+    MappingProxyType(
+        {
+            "source": (
+                "Table 4",
+                ("anchors, Wikipedia", "LLM, Wikipedia", "LLM, C4"),
+                {
+                    1: (32.52, 38.23, 38.64),
+                    4: (50.35, 57.32, 57.82),
+                    16: (61.82, 66.39, 66.76),
+                    64: (67.46, 70.74, 70.93),
+                },
+            ),
+            "concepts": (
+                "Table 5",
+                ("4 (12.5%)", "16 (25%)", "154 (50%)", "1500 (75%)", "80K (100%)"),
+                {
+                    1: (32.78, 36.95, 39.56, 39.45, 38.83),
+                    4: (52.57, 54.75, 56.60, 57.58, 57.97),
+                    16: (63.74, 65.05, 65.49, 66.38, 66.83),
+                    64: (69.31, 70.02, 70.03, 70.76, 71.04),
+                },
+            ),
+            "size": (
+                "Table 6",
+                ("1K", "3K", "10K", "30K", "100K", "300K", "1M"),
+                {
+                    1: (32.8, 35.6, 37.3, 38.3, 38.9, 39.3, 39.4),
+                    4: (54.0, 56.2, 56.9, 57.6, 58.1, 59.1, 59.6),
+                    16: (64.3, 65.4, 66.1, 66.6, 66.9, 67.7, 67.8),
+                    64: (68.3, 69.4, 70.0, 70.7, 71.1, 71.6, 71.5),
+                },
+            ),
+            "depth": (
+                "Table 7",
+                ("NuNER (base)", "NuNER (large)"),
+                {1: (39.37, 42.02), 4: (59.60, 61.33), 16: (67.84, 68.79), 64: (71.53, 71.99)},
+            ),
+        }
+    )
+)
+
+
 def word_label(label: str) -> str | None:
     """What is asked for a label: natural language in place of abbreviations (UniversalNER 4).
 

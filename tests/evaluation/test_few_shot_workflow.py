@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 import shlex
 import shutil
 import sys
@@ -17,31 +16,11 @@ from weasel.util import load_project_config
 
 from spacy_universalner.data.readers import write_passages
 from spacy_universalner.ty import Mention, Passage
+from tests.evaluation.project import run, write_benchmarks, write_sentences
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = ["base", "closed", "nuner"]
 MADE_BEFORE = ["convert", "annotate", "pretrain"]
-
-
-def write_sentences(path: Path, count: int, labels: tuple[str, str], *, tag_first: bool) -> None:
-    """Sentences with a person and, every other time, a place, in columns."""
-    lines = []
-    for i in range(count):
-        tagged = [("Marie", f"B-{labels[0]}"), ("Curie", f"I-{labels[0]}"), ("saw", "O")]
-        tagged += [("Paris", f"B-{labels[1]}")] if i % 2 else [(f"{i}", "O")]
-        lines += ["\t".join(pair[::-1] if tag_first else pair) for pair in tagged] + [""]
-    path.write_text("\n".join(lines), "utf8")
-
-
-def run(command: str, code: int = 0) -> None:
-    """Run a command of the project in this process, and expect an exit code."""
-    python, dash_m, module, *arguments = shlex.split(command)
-    assert (python, dash_m) == ("python", "-m")
-    sys.argv = [module, *arguments]
-    sys.modules.pop(module, None)
-    with pytest.raises(SystemExit) as done:
-        runpy.run_module(module, run_name="__main__")
-    assert (done.value.code or 0) == code, command
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +29,7 @@ def project(tmp_path_factory, tiny_bert):
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "configs", folder / "configs")
     shutil.copytree(tiny_bert, folder / "training" / "nuner-encoder")
-    for name, labels in (("mit_movie", ("ACTOR", "CITY")), ("mit_restaurant", ("Chef", "Town"))):
-        (folder / "public").mkdir(exist_ok=True)
-        for split, count in (("train", 12), ("test", 4)):
-            path = folder / "public" / f"{name}_{split}.txt"
-            write_sentences(path, count, labels, tag_first=True)
-    for split, count in (("devel", 12), ("test", 4)):
-        path = folder / "public" / f"jnlpba_{split}.txt"
-        write_sentences(path, count, ("protein", "DNA"), tag_first=False)
+    write_benchmarks(folder / "public")
     text = "Marie Curie saw Paris"
     mentions = (Mention(0, 11, "scientist"), Mention(16, 21, "city"))
     write_passages(folder / "corpus" / "nuner.jsonl", [Passage("a", text, mentions)] * 10)
