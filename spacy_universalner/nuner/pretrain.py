@@ -194,6 +194,8 @@ class Pretrainer:
         self.progress = progress
         self.fingerprint = hashlib.sha256(repr((settings, passages)).encode("utf8")).hexdigest()
         self.accelerator = Accelerator(
+            # Else several processes without a GPU would each train alone.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision="bf16" if settings.precision == "bfloat16" else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
@@ -291,6 +293,7 @@ class Pretrainer:
         passages = self.train + self.dev
         return {
             "settings": asdict(self.settings),
+            "processes": self.accelerator.num_processes,
             "passages": {"train": len(self.train), "dev": len(self.dev)},
             "concepts": len({name for passage in passages for name in passage.concepts}),
             "mentions_lost": sum(passage.lost for passage in passages),

@@ -189,7 +189,9 @@ class AnswerTrainer(Trainer):
         rows = cast("Sequence[Row]", self.train_dataset)
         return LengthGroupedSampler(
             [len(row["input_ids"]) for row in rows],
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
 
@@ -331,6 +333,8 @@ def finetune(
         **{
             "use_cpu": not torch.accelerator.is_available(),
             "remove_unused_columns": False,
+            # Several processes average over their tokens as one would, not over their averages.
+            "average_tokens_across_devices": True,
             "label_names": ["labels"],
             # The other kind cannot train adapters on frozen embeddings.
             "gradient_checkpointing_kwargs": {"use_reentrant": False},
@@ -383,16 +387,19 @@ def finetune(
         trainer.model = model.merge_and_unload()
     trainer.save_model()
     seconds = result.metrics["train_runtime"]
+    counts = torch.tensor([trainer.tokens, trainer.places], device=arguments.device)
+    tokens, places = trainer.accelerator.reduce(counts).tolist()
     metrics = {
+        "processes": arguments.world_size,
         "conversations": len(conversations),
         "questions": sum(len(item.questions) for item in conversations),
         "rows": len(rows),
         "target_tokens": sum(label != IGNORE_INDEX for row in rows for label in row["labels"]),
         "steps": result.global_step,
         "seconds": seconds,
-        "tokens": trainer.tokens,
-        "tokens_per_second": trainer.tokens / seconds,
-        "padding_share": 1 - trainer.tokens / trainer.places if trainer.places else 0.0,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "padding_share": 1 - tokens / places if places else 0.0,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "train_loss": result.training_loss,
         "rejects": [{"id": id, "item": r.item, "reason": r.reason} for id, r in rejects],

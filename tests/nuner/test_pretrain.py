@@ -25,6 +25,7 @@ from spacy_universalner.nuner.pretrain import (
 )
 from spacy_universalner.nuner.probe import FewShotProbe
 from spacy_universalner.ty import Mention, Passage
+from tests.processes import launch
 
 ROOT = Path(__file__).parents[2]
 NAMES = {"person": ["Marie", "Pierre", "Barack"], "city": ["Paris", "Washington", "Aarhus"]}
@@ -212,15 +213,13 @@ def test_keeping_the_best_needs_something_to_judge_by(tmp_path, settings):
         replace(settings, keep="dev_loss", dev_fraction=0.0)
 
 
-def command(folder, settings, *launch):
+def command(folder, settings):
     """The script as a user runs it, on a corpus in `folder`."""
     write_passages(folder / "corpus.jsonl", make_passages(160))
     values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in asdict(settings).items())
     (folder / "pretrain.cfg").write_text(f"[pretraining]\n{values}\n")
     return [
-        *(launch or (sys.executable,)),
-        "-m",
-        "scripts.pretrain_nuner",
+        *(sys.executable, "-m", "scripts.pretrain_nuner"),
         *(str(folder / name) for name in ("pretrain.cfg", "corpus.jsonl")),
     ]
 
@@ -257,11 +256,9 @@ def test_two_processes_train_as_one(tmp_path, settings):
     line = command(tmp_path, settings)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*line, tmp_path / "one"], cwd=ROOT, env=environment, check=True)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    line = command(tmp_path, settings, *launch)
-    subprocess.run([*line, tmp_path / "two"], cwd=ROOT, env=environment, check=True)
+    launch(2, *line[2:], tmp_path / "two")
     metrics = [json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in ("one", "two")]
+    assert [each["processes"] for each in metrics] == [1, 2]
     for one, two in zip(metrics[0]["epochs"], metrics[1]["epochs"], strict=True):
         assert one == pytest.approx(two, rel=1e-3)
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")

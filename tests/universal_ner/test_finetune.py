@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from scripts.finetune_universal_ner import app
+from spacy_universalner.data.readers import write_conversations
 from spacy_universalner.evaluation.metrics import count_strings, total
 from spacy_universalner.ty import Conversation, Question
 from spacy_universalner.universal_ner.finetune import (
@@ -38,6 +40,7 @@ from spacy_universalner.universal_ner.models.hf import make_hf_model
 from spacy_universalner.universal_ner.parser import parse_list
 from spacy_universalner.universal_ner.prompt import build_prompt, build_prompts
 from spacy_universalner.universal_ner.tokenization import encode_pieces, end_token_id
+from tests.processes import launch
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("tiny_llama", "tiny_gpt2", "tiny_neox", "tiny_bert_decoder")
@@ -492,6 +495,32 @@ def test_killed_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_lengt
     after, expected = (load(tmp_path / name)[0].state_dict() for name in ("killed", "whole"))
     for name, weight in expected.items():
         assert torch.equal(after[name], weight), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_two_processes_train_as_one(tiny_llama, tmp_path, group_by_length):
+    path = tmp_path / "conversations.jsonl"
+    write_conversations(path, [CONVERSATION, *conversations(7)])
+    options = ["--training.group_by_length", str(group_by_length).lower()]
+    options += ["--training.bf16", "false", "--training.logging_steps", "1"]
+    options += ["--training.max_steps", "4", "--training.learning_rate", "5e-3"]
+    options += ["--training.per_device_train_batch_size"]
+    arguments = [str(ROOT / "configs/test/finetune_mini.cfg"), str(tiny_llama), str(path)]
+    app([*arguments, str(tmp_path / "1"), *options, "4"], standalone_mode=False)
+    launch(2, "scripts.finetune_universal_ner", *arguments, tmp_path / "2", *options, "2")
+    one, two = (json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in "12")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["tokens"] == two["tokens"]
+    for run in (one, two):
+        assert len(run["log"]) == 5
+    for name in ("loss", "grad_norm"):
+        assert [entry.get(name) for entry in two["log"][:-1]] == pytest.approx(
+            [entry.get(name) for entry in one["log"][:-1]], abs=2e-4
+        )
+    first, second = (load(tmp_path / name)[0].state_dict() for name in "12")
+    for name, weight in first.items():
+        assert torch.allclose(weight, second[name], atol=1e-4), name
 
 
 # Settings
