@@ -21,10 +21,12 @@ def launch(number: int, *command: object, seconds: float = 120, **environment: s
     """
     start = ["-m", "torch.distributed.run", "--nproc_per_node", str(number)]
     start += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    # A Trainer leaves its settings, such as the precision, in the environment for the next one.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
     process = subprocess.Popen(
         [sys.executable, *start, "-m", *map(str, command)],
         cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT, **environment},
+        env={**inherited, **ENVIRONMENT, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from scripts.finetune_universal_ner import app
 from spacy_universalner.data.readers import write_conversations
 from spacy_universalner.evaluation.metrics import count_strings, total
 from spacy_universalner.ty import Conversation, Question
@@ -507,8 +506,9 @@ def test_two_processes_train_as_one(tiny_llama, tmp_path, group_by_length):
     options += ["--training.max_steps", "4", "--training.learning_rate", "5e-3"]
     options += ["--training.per_device_train_batch_size"]
     arguments = [str(ROOT / "configs/test/finetune_mini.cfg"), str(tiny_llama), str(path)]
-    app([*arguments, str(tmp_path / "1"), *options, "4"], standalone_mode=False)
-    launch(2, "scripts.finetune_universal_ner", *arguments, tmp_path / "2", *options, "2")
+    for number, batch in ((1, 4), (2, 2)):
+        output = tmp_path / str(number)
+        launch(number, "scripts.finetune_universal_ner", *arguments, output, *options, batch)
     one, two = (json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in "12")
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["tokens"] == two["tokens"]
