@@ -16,6 +16,7 @@ from thinc.api import Config, Model, Optimizer, to_numpy
 from thinc.types import Floats2d
 
 from spacy_universalner import scores as span_scores
+from spacy_universalner.forks import make_forks_safe
 from spacy_universalner.nuner import viterbi
 
 DEFAULT_CONFIG_STR = """
@@ -88,6 +89,7 @@ def make_nuner(
     scorer (Callable | None): The scoring method.
     RETURNS (NuNER): The component.
     """
+    make_forks_safe()
     return NuNER(
         nlp.vocab,
         model,

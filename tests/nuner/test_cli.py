@@ -84,6 +84,54 @@ def test_evaluate(trained, data, tmp_path):
     assert set(scores["ents_per_type"]) == {"PERSON", "PLACE"}
 
 
+def test_benchmark_speed(trained, data):
+    # In batches of documents; the numbers are for people to read.
+    output = cli("benchmark", "speed", trained, data, "--batches", 30, "--warmup", 1)
+    assert "words/s" in output
+
+
+@pytest.mark.slow
+def test_several_processes_after_use_in_this_one(trained):
+    """Torch has its threads by then, which a fork does not inherit."""
+    code = (
+        "import spacy, torch\n"
+        "torch.set_num_threads(2)\n"
+        f"texts = {[text for text, _ in SENTENCES]} * 20\n"
+        "def run(nlp, **settings):\n"
+        "    docs = nlp.pipe(texts, **settings)\n"
+        "    return [[(e.start, e.end, e.label_) for e in doc.ents] for doc in docs]\n"
+        "for precision in 'float32', 'int8':\n"
+        "    override = {'components.nuner.model.tok2vec.precision': precision}\n"
+        f"    nlp = spacy.load({str(trained)!r}, config=override)\n"
+        "    assert run(nlp, batch_size=80) == run(nlp, n_process=2, batch_size=20)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_by_the_batch_and_not_by_the_stream(trained):
+    """A document of 100,000 tokens, and five of a tenth in what the first of these needs."""
+    code = (
+        "import resource, spacy\n"
+        "from spacy.tokens import Doc\n"
+        f"nlp = spacy.load({str(trained)!r})\n"
+        f"sentence = nlp.make_doc({SENTENCES[0][0]!r})\n"
+        "def peak(*sizes):\n"
+        "    docs = (Doc.from_docs([sentence] * (n // len(sentence))) for n in sizes)\n"
+        "    for doc in nlp.pipe(docs, batch_size=1):\n"
+        "        assert len(doc) > 9_990 and doc.spans['nuner']\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "print(*(peak(*sizes) for sizes in ([10_000], [10_000] * 4, [100_000])))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    one, five, long = map(int, done.stdout.split())
+    assert five - one < 50  # MiB
+    assert long - one < 400
+
+
 def test_find_threshold(trained, data):
     best, score, scores = find_threshold(
         str(trained), data, "nuner", "threshold", "ents_f", n_trials=3

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import spacy
+from spacy import displacy
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 from thinc.api import Config
@@ -103,6 +104,13 @@ def test_spans_are_scored(trained):
     assert restored.ents[0]._.score == doc.ents[0]._.score
 
 
+def test_displacy_draws_entities_and_spans(trained):
+    doc = trained(SENTENCES[0][0])
+    page = displacy.render(doc, style="ent")
+    assert "Barack Obama" in page and "PERSON" in page
+    assert "PLACE" in displacy.render(doc, style="span", options={"spans_key": "nuner"})
+
+
 def test_a_score_is_the_geometric_mean_of_the_classes_probabilities(trained):
     pipe = trained.get_pipe("nuner")
     doc = trained.make_doc("Barack Obama")
@@ -156,15 +164,26 @@ def test_pipe_is_the_same_as_one_by_one(trained, batch_size):
         )
 
 
-def test_long_documents_go_through_in_windows(trained):
-    """100,000 tokens; the entities of a repeated sentence are found throughout."""
-    text = SENTENCES[0][0] + " "
-    n_tokens = len(trained.make_doc(text))
-    repeats = 100_000 // n_tokens
-    doc = Doc.from_docs([trained.make_doc(text)] * repeats, ensure_whitespace=False)
-    doc = trained.get_pipe("nuner")(doc)
+def test_long_documents_go_through_in_windows(trained, tiny_bert):
+    """100,000 tokens in windows of a sentence: what is found is what each sentence has alone."""
+    text, entities = SENTENCES[0]
+    sentence = trained.make_doc(text)
+    for token in sentence:
+        token.is_sent_start = token.i == 0
+    shim = trained.get_pipe("nuner").model.get_ref("tok2vec").shims[0]
+    window = len(shim.tokenizer(text)["input_ids"])
+    nlp = make_nlp(tiny_bert, encoder={"window": window, "stride": 0})
+    nlp.from_bytes(trained.to_bytes())
+    repeats = 100_000 // len(sentence)
+    doc = nlp.get_pipe("nuner")(Doc.from_docs([sentence] * repeats))
     assert len(doc) > 99_000
-    assert sum(ent.label_ == "PLACE" for ent in doc.ents) > 0.8 * repeats
+    alone = [(span.start, span.end, span.label_) for span in trained(text).ents]
+    assert [(span.start, span.end, span.label_) for span in doc.ents] == [
+        (i * len(sentence) + start, i * len(sentence) + end, label)
+        for i in range(repeats)
+        for start, end, label in alone
+    ]
+    assert len(alone) == len(entities)
 
 
 def test_several_processes(trained):
