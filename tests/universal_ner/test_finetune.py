@@ -497,12 +497,10 @@ def test_killed_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_lengt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group_by_length", [True, False])
-def test_two_processes_train_as_one(tiny_llama, tmp_path, group_by_length):
+def test_two_processes_train_as_one(tiny_llama, tmp_path):
     path = tmp_path / "conversations.jsonl"
     write_conversations(path, [CONVERSATION, *conversations(7)])
-    options = ["--training.group_by_length", str(group_by_length).lower()]
-    options += ["--training.bf16", "false", "--training.logging_steps", "1"]
+    options = ["--training.bf16", "false", "--training.logging_steps", "1"]
     options += ["--training.max_steps", "4", "--training.learning_rate", "5e-3"]
     options += ["--training.per_device_train_batch_size"]
     arguments = [str(ROOT / "configs/test/finetune_mini.cfg"), str(tiny_llama), str(path)]
