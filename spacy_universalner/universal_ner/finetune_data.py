@@ -6,7 +6,7 @@ which question it belongs to: 0 for the text and what comes before the first que
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -126,11 +126,13 @@ class Collator:
     pad_id (int): What to pad with. Padding is never attended to, as it comes last.
     config (PretrainedConfig): The model's, for the form of attention mask it takes.
     attend (Attend): See `encode_conversation`.
+    words (Collection[int]): See `find_copies`; without any, none are looked for.
     """
 
     pad_id: int
     config: PretrainedConfig
     attend: Attend = "conversation"
+    words: Collection[int] = ()
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """Make a batch.
@@ -152,6 +154,16 @@ class Collator:
             positions = _pad([list(_positions(row["segments"])) for row in rows], 0)
             batch["position_ids"] = positions + first_position(self.config)
             batch["attention_mask"] = self._mask(segments)
+        if self.words:
+            copies = (
+                (i, *copy) for i, row in enumerate(rows) for copy in find_copies(row, self.words)
+            )
+            places = [
+                (number, row, position, place)
+                for number, (row, position, found) in enumerate(copies)
+                for place in found
+            ]
+            batch["copies"] = torch.tensor(places, dtype=torch.long).reshape(-1, 4)
         return batch
 
     def _mask(self, segments: torch.Tensor) -> torch.Tensor:
@@ -162,8 +174,36 @@ class Collator:
         # themselves; causal models take (batch, 1, query, key) ready to be added.
         if getattr(self.config, "is_decoder", False):
             return visible.long()
-        mask = torch.zeros(visible.shape, dtype=self.config.torch_dtype or torch.float32)
+        dtype = self.config.torch_dtype or torch.float32
+        if isinstance(dtype, str):  # as saving a checkpoint leaves it
+            dtype = getattr(torch, dtype)
+        mask = torch.zeros(visible.shape, dtype=dtype)
         return mask.masked_fill(~visible, torch.finfo(mask.dtype).min)[:, None]
+
+
+def find_copies(row: Row, words: Collection[int]) -> Iterator[tuple[int, list[int]]]:
+    """Find which tokens of the answers stand in the text.
+
+    row (Row): The row.
+    words (Collection[int]): The tokens with letters or digits: what a copy may begin with.
+    YIELDS (tuple[int, list[int]]): The position that predicts the token, and the token's places in
+        the text: of the longest copies from where the last one ended.
+    """
+    ids, learned = row["input_ids"], [label != IGNORE_INDEX for label in row["labels"]]
+    text = ids[: row["segments"].count(0)]
+    start = len(text)
+    while start < len(ids):
+        found: list[int] = []
+        going = range(len(text)) if learned[start] and ids[start] in words else ()
+        length = 0
+        while start + length < len(ids) and learned[start + length]:
+            going = [i for i in going if text[i + length : i + length + 1] == [ids[start + length]]]
+            if not going:
+                break
+            found, length = going, length + 1
+        for i in range(length):
+            yield start + i - 1, [place + i for place in found]
+        start += max(length, 1)
 
 
 class LengthGroupedSampler(Sampler[int]):

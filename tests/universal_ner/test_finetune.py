@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,11 +22,13 @@ from spacy_universalner.evaluation.metrics import count_strings, total
 from spacy_universalner.ty import Conversation, Question
 from spacy_universalner.universal_ner.finetune import (
     METRICS_FILE,
+    CopySettings,
     DataSettings,
     FinetuneSettings,
     LoraSettings,
     answer_loss,
     finetune,
+    guide_attention,
     only_targets,
     own_tokens,
     read_settings,
@@ -34,6 +37,7 @@ from spacy_universalner.universal_ner.finetune_data import (
     IGNORE_INDEX,
     Collator,
     encode_conversation,
+    find_copies,
 )
 from spacy_universalner.universal_ner.models.hf import make_hf_model
 from spacy_universalner.universal_ner.parser import parse_list
@@ -290,6 +294,27 @@ def test_copying_is_the_models_own_loss_among_the_tokens_of_the_row(folder):
         assert gradient is None or torch.allclose(gradient, own, atol=1e-5)
 
 
+def test_copies_are_found_where_the_text_goes_along_longest():
+    # The text is 5 6 7 5 8 9, the answer's strings are 5 8 and 6, between them the token 9
+    row = {
+        "input_ids": [5, 6, 7, 5, 8, 9, 1, 9, 5, 8, 9, 6, 4, 5, 2],
+        "labels": [-100] * 7 + [9, 5, 8, 9, 6, 4, 5, 2],
+        "segments": [0] * 6 + [1] * 9,
+    }
+    found = list(find_copies(row, words={5, 6, 7, 8}))
+    assert found == [(7, [3]), (8, [4]), (9, [5]), (10, [1]), (12, [0, 3])]
+
+
+def test_guidance_is_how_little_attention_gets_to_the_copied_tokens():
+    attention = torch.zeros(1, 2, 3, 3)
+    attention[0, 0, 2] = torch.tensor([0.5, 0.25, 0.25])
+    attention[0, 1, 2] = torch.tensor([0.0, 0.0, 1.0])
+    attention[0, :, 1] = torch.tensor([1.0, 0.0, 0.0])
+    copies = torch.tensor([[0, 0, 2, 0], [0, 0, 2, 1], [1, 0, 1, 0]])
+    expected = -(math.log(0.75) + math.log(1e-5) + 2 * math.log(1.0)) / 4
+    assert guide_attention(attention, copies).item() == pytest.approx(expected, rel=1e-4)
+
+
 # Training
 
 
@@ -316,19 +341,44 @@ def test_any_causal_model_learns_and_loads_again(folder, tmp_path, attend):
 
 
 def test_the_first_steps_choose_among_the_tokens_of_the_row_alone(tiny_llama, tmp_path):
-    def losses(copy_ratio):
-        steady = {"learning_rate": 0.0, "max_steps": 4, "logging_steps": 1}
+    def losses(copying):
+        steady = make_settings({"learning_rate": 0.0, "max_steps": 4, "logging_steps": 1})
         metrics = finetune(
-            make_settings(steady, copy_ratio=copy_ratio),
+            FinetuneSettings(steady.data, steady.training, copying=copying),
             str(tiny_llama),
             [CONVERSATION],
-            tmp_path / str(copy_ratio),
+            tmp_path / str(copying),
         )
         return [entry["loss"] for entry in metrics["log"] if "loss" in entry]
 
-    (copied, *rest), plain = losses(0.25), losses(0.0)
+    (copied, *rest), plain = losses(CopySettings(ratio=0.25, guidance=0.0)), losses(None)
     assert copied < 0.9 * plain[0]
     assert rest == plain[1:]
+
+
+def test_guided_heads_look_where_the_copied_tokens_stand(folder, tmp_path):
+    settings = make_settings({"num_train_epochs": 6})
+    guided = FinetuneSettings(
+        settings.data, settings.training, copying=CopySettings(ratio=1.0, layers=[-1], heads=1)
+    )
+
+    def attention(path):
+        model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        words = frozenset(tokenizer.get_vocab().values())
+        batch = Collator(0, model.config, words=words)(
+            [encode_conversation(tokenizer, item)[0][0] for item in conversations(4)]
+        )
+        copies = batch.pop("copies")
+        del batch["lengths"], batch["labels"]
+        with torch.no_grad():
+            last = model(**batch, output_attentions=True).attentions[-1]
+        return guide_attention(last[:, :1], copies).item(), guide_attention(last[:, 1:], copies)
+
+    finetune(guided, str(folder), conversations(8), tmp_path)
+    before, after = attention(folder), attention(tmp_path)
+    assert after[0] < before[0] - 0.5
+    assert after[0] < after[1]
 
 
 def test_metrics_count_the_tokens_that_were_trained_on(tiny_gpt2, tmp_path):
@@ -341,6 +391,20 @@ def test_metrics_count_the_tokens_that_were_trained_on(tiny_gpt2, tmp_path):
         label != IGNORE_INDEX for row in rows for label in row["labels"]
     )
     assert metrics["steps"] == 4
+
+
+@pytest.mark.parametrize("attend", ["conversation", "question"])
+def test_checkpoints_change_nothing(tiny_llama, tmp_path, attend):
+    losses = []
+    for strategy in ("no", "epoch"):
+        metrics = finetune(
+            make_settings({"save_strategy": strategy}, attend=attend),
+            str(tiny_llama),
+            conversations(4),
+            tmp_path / strategy,
+        )
+        losses.append([entry.get("loss") for entry in metrics["log"]])
+    assert losses[0] == losses[1]
 
 
 def test_accumulated_steps_equal_larger_batches(tiny_llama, tmp_path):
@@ -534,12 +598,13 @@ def test_settings_are_read_and_overridden(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[date]\n", "no section 'date'. Known sections: data, lora, training"),
+        ("[date]\n", "no section 'date'. Known sections: copying, data, lora, training"),
         ("[data]\nlength = 3\n", r"\[data\] in .* no setting 'length'. Known .*max_length"),
         ("[training]\nlr = 1\n", r"\[training\] in .* no setting 'lr'. Known .*learning_rate"),
         ('[training]\noutput_dir = "x"\n', "no setting 'output_dir'"),
         ('[data]\nattend = "all"\n', "attend = 'all'.*'conversation'"),
-        ("[data]\ncopy_ratio = 2\n", "copy_ratio = 2.*between 0 and 1"),
+        ("[copying]\nratio = 2\n", "ratio = 2.*between 0 and 1"),
+        ("[copying]\nshare = 0.5\n", "no setting 'share'. Known settings: guidance, heads, layers"),
     ],
 )
 def test_unknown_settings_are_named(tmp_path, text, message):
