@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from spacy_universalner.data.readers import write_conversations
 from spacy_universalner.evaluation.metrics import count_strings, total
@@ -44,6 +48,7 @@ from spacy_universalner.universal_ner.parser import parse_list
 from spacy_universalner.universal_ner.prompt import build_prompt, build_prompts
 from spacy_universalner.universal_ner.tokenization import encode_pieces, end_token_id
 from tests.processes import launch
+from tests.universal_ner.sharded import step
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("tiny_llama", "tiny_gpt2", "tiny_neox", "tiny_bert_decoder")
@@ -583,6 +588,33 @@ def test_two_processes_train_as_one(tiny_llama, tmp_path):
     first, second = (load(tmp_path / name)[0].state_dict() for name in "12")
     for name, weight in first.items():
         assert torch.allclose(weight, second[name], atol=1e-4), name
+
+
+@pytest.mark.slow
+def test_sharded_weights_give_the_same_gradient(tiny_llama, tmp_path):
+    path = tmp_path / "conversations.jsonl"
+    write_conversations(path, [CONVERSATION, *conversations(7)])
+    output = tmp_path / "sharded.json"
+    launch(2, "tests.universal_ner.sharded", tiny_llama, path, output)
+    whole = step(str(tiny_llama), path, sharded=False)
+    assert json.loads(output.read_text()) == pytest.approx(whole, rel=1e-4)
+
+
+def test_the_config_for_sharding_is_what_accelerate_reads():
+    config = load_config_from_file(str(ROOT / "configs" / "accelerate_fsdp.yaml"))
+    assert (config.distributed_type, config.num_processes) == (DistributedType.FSDP, 8)
+    options = vars(launch_command_parser().parse_args(["script.py"]))
+    assert set(config.fsdp_config) <= set(options)
+    plugin = FullyShardedDataParallelPlugin(
+        sharding_strategy=config.fsdp_config["fsdp_sharding_strategy"],
+        auto_wrap_policy=config.fsdp_config["fsdp_auto_wrap_policy"],
+        state_dict_type=config.fsdp_config["fsdp_state_dict_type"],
+        sync_module_states=False,  # needs an accelerator
+    )
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=8, num_attention_heads=2, vocab_size=9))
+    plugin.set_auto_wrap_policy(model)
+    policy = plugin.auto_wrap_policy
+    assert policy.keywords["transformer_layer_cls"] == {LlamaDecoderLayer}
 
 
 # Settings
