@@ -18,7 +18,13 @@ from typer.testing import CliRunner
 from tests.nuner.test_component import SENTENCES, found
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ["nuner.cfg", "nuner_frozen.cfg", "nuner_shared.cfg", "nuner_spacy_ner.cfg"]
+CONFIGS = [
+    "nuner.cfg",
+    "nuner_few_shot.cfg",
+    "nuner_frozen.cfg",
+    "nuner_shared.cfg",
+    "nuner_spacy_ner.cfg",
+]
 
 
 def cli(*arguments: object, exit_code: int = 0) -> str:
