@@ -32,6 +32,7 @@ def main(
     component: Annotated[str, typer.Option(help="Name of `universal_ner`")] = "universal_ner",
     template: Annotated[str, typer.Option(help="Wording of the questions")] = "serve",
     limit: Annotated[int | None, typer.Option(min=1, help="Texts at most")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap")] = 0,
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
     """Write OUTPUT with precision, recall and F1, and with every answer OUTPUT as .jsonl.
@@ -72,10 +73,11 @@ def main(
     results = {
         "pipeline": str(pipeline),
         "template": template,
+        "seed": seed,
         "texts": len(conversations),
         "questions": sum(map(len, groups)),
         "seconds": round(seconds, 2),
-        **{reading: summarize(per_text) for reading, per_text in counts.items()},
+        **{reading: summarize(per_text, seed) for reading, per_text in counts.items()},
         "provenance": provenance([records]),
         "config": nlp.config,
     }
@@ -86,10 +88,10 @@ def main(
     msg.good(f"{output}")
 
 
-def summarize(per_text: list[Counts]) -> dict[str, float]:
+def summarize(per_text: list[Counts], seed: int) -> dict[str, float]:
     """The released evaluator's scores, with an interval and what they are made of."""
     counts = total(per_text)
-    low, high = bootstrap_interval(per_text, epsilon=RELEASED_EPSILON)
+    low, high = bootstrap_interval(per_text, epsilon=RELEASED_EPSILON, seed=seed)
     scores = counts.scores(RELEASED_EPSILON)._asdict()
     return {**scores, "low": low, "high": high, **counts._asdict()}
 

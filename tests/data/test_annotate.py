@@ -15,7 +15,8 @@ from spacy.tokens import DocBin
 from spacy_llm.registry import registry
 from typer.testing import CliRunner
 
-from scripts.annotate import app
+from scripts.annotate import app, show_progress
+from spacy_universalner.data.annotation.costs import Price
 from spacy_universalner.data.annotation.run import annotate, load_annotator, plan, stored_model
 from spacy_universalner.data.annotation.summary import frequency_bands
 from spacy_universalner.data.annotation.templates import render_prompt
@@ -165,6 +166,21 @@ def test_a_dry_run_counts_and_asks_nothing(tmp_path: Path) -> None:
     assert "2 texts: 1 answers stored, 1 to ask for" in result.output
     assert read_log(log) == ["Ada ran."]
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_progress_shows_rate_failures_and_money(tmp_path: Path, capsys) -> None:
+    texts = write_texts(tmp_path, "Ada ran.", "Bob sat.", "Eve hid.")
+    llm = write_llm_config(tmp_path / "llm.cfg", tmp_path / "log", failing="Bob")
+    nlp = load_annotator(NUNER, llm, texts=texts, store=tmp_path / "responses.sqlite")
+    found = annotate(
+        nlp, [Passage(str(i), text) for i, text in enumerate(["Ada ran.", "Bob sat."])]
+    )
+    shown = show_progress(found, 2, stored_model(nlp), Price(prompt=1000.0, response=0.0))
+    assert len(list(shown)) == 2
+    bar = capsys.readouterr().err.split("\r")[-1]
+    tokens = stored_model(nlp).prompt_tokens
+    assert "2/2" in bar and "text/s" in bar
+    assert f"1 failed, ${tokens / 1000:.2f}" in bar
 
 
 def test_failures_are_kept_and_only_they_are_asked_again(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Lock
 
 import pytest
 
@@ -102,6 +103,24 @@ def test_requests_run_side_by_side(tmp_path: Path) -> None:
     model = stored(waits, tmp_path / "responses.sqlite", concurrency=3)
     assert list(model([["a"], ["b"], ["c"]])) == [["a"], ["b"], ["c"]]
     assert model.asked == 3
+
+
+def test_no_more_requests_than_the_limit_are_under_way(tmp_path: Path) -> None:
+    lock, under_way, most = Lock(), 0, 0
+
+    def counts(prompts: Iterable[Iterable[str]]) -> Iterable[Iterable[str]]:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.005)
+        with lock:
+            under_way -= 1
+        return [list(document) for document in prompts]
+
+    model = stored(counts, tmp_path / "responses.sqlite", concurrency=3)
+    list(model([[str(number)] for number in range(40)]))
+    assert most == 3
 
 
 def test_a_model_without_concurrency_gets_whole_batches(tmp_path: Path) -> None:

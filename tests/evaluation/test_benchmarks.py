@@ -56,6 +56,9 @@ def test_the_table_has_ours_and_the_published_figures(tmp_path: Path, tiny_llama
     evaluate_zero_shot.main(tmp_path / "pipeline", tmp_path, tmp_path / "out", limit=2)
     report = json.loads((tmp_path / "out/zero_shot.json").read_text("utf8"))
     (key,) = report["benchmarks"]
+    assert report["seed"] == 0
+    assert list(report["provenance"]["data"]) == [str(tmp_path / "crossner_ai_test.txt")]
+    assert report["config"]["nlp"]["pipeline"] == ["universal_ner"]
     result = report["benchmarks"][key]
     assert result["labels"] == {"programlang": "program language", "researcher": "researcher"}
     assert (result["texts"], result["span"]["gold"]) == (2, 4)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import spacy
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from spacy.language import Language
@@ -111,6 +112,10 @@ def test_published_records_are_asked_and_scored(pipeline: Path, tmp_path: Path):
     released = results["released"]
     assert (released["precision"], released["recall"], released["f1"]) == expected
     assert released["gold"] == 3
+    assert results["seed"] == 0
+    assert list(results["provenance"]["data"]) == [str(tmp_path / "records.json")]
+    assert results["provenance"]["packages"]["transformers"] == transformers.__version__
+    assert results["config"]["components"]["universal_ner"]["max_new_tokens"] == 12
 
 
 def test_paraphrases_are_asked_of_every_text(pipeline: Path, tmp_path: Path):
@@ -121,7 +126,10 @@ def test_paraphrases_are_asked_of_every_text(pipeline: Path, tmp_path: Path):
     (tmp_path / "ways.json").write_text(json.dumps(ways), "utf8")
     output = tmp_path / "paraphrases.json"
     evaluate_paraphrases.main(pipeline, tmp_path / "gold.jsonl", tmp_path / "ways.json", output)
-    labels = json.loads(output.read_text("utf8"))["labels"]
+    report = json.loads(output.read_text("utf8"))
+    assert report["config"]["nlp"]["pipeline"] == ["universal_ner"]
+    assert len(report["provenance"]["data"]) == 2
+    labels = report["labels"]
     assert {label: list(result["f1"]) for label, result in labels.items()} == ways
     assert all(result["texts"] == 1 for result in labels.values())
 
