@@ -10,6 +10,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import torch
 import typer
 from spacy.cli._util import parse_config_overrides
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -276,7 +277,8 @@ def train_and_score(
     )
     with TemporaryDirectory() as folder:
         finetune(settings, student, train, Path(folder))
-        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        device = torch.accelerator.current_accelerator() or "cpu"
+        model = AutoModelForCausalLM.from_pretrained(folder).eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     return {
         name: score_answers(

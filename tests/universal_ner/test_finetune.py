@@ -398,6 +398,29 @@ def test_metrics_count_the_tokens_that_were_trained_on(tiny_gpt2, tmp_path):
     assert metrics["steps"] == 4
 
 
+def test_rows_of_like_length_need_little_padding(tiny_gpt2, tmp_path):
+    items = [
+        Conversation(str(i), "Paris. " * (1 + i % 60), (Question("location", ("Paris",)),))
+        for i in range(240)
+    ]
+    shares = [
+        finetune(
+            make_settings(
+                {
+                    "group_by_length": grouped,
+                    "num_train_epochs": 1,
+                    "per_device_train_batch_size": 8,
+                }
+            ),
+            str(tiny_gpt2),
+            items,
+            tmp_path / str(grouped),
+        )["padding_share"]
+        for grouped in (True, False)
+    ]
+    assert shares[0] < 0.1 < shares[1]
+
+
 @pytest.mark.parametrize("attend", ["conversation", "question"])
 def test_checkpoints_change_nothing(tiny_llama, tmp_path, attend):
     losses = []
