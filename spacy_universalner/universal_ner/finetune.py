@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,7 +18,6 @@ import torch
 from thinc.api import Config
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
@@ -55,10 +54,6 @@ class DataSettings:
     attend (Attend): "conversation", as in the paper: each question follows those before it.
         "question": each sees the text and itself alone, as it is asked at inference.
     acknowledgement_loss (bool): Also learn the fixed acknowledgement, as the released code does.
-    copy_ratio (float): Share of the steps, from the first, in which an answer's tokens are chosen
-        among those of the row alone, as they are under `constrain = "text"`. A model that has never
-        written learns to copy from the text in far fewer steps so, as it need not learn first which
-        words are frequent. The remaining steps choose from the whole vocabulary.
     dev_questions (int): Questions of the dev conversations, about, that the model answers at each
         evaluation, for `eval_f1`; 0 measures the loss only.
     """
@@ -67,7 +62,6 @@ class DataSettings:
     max_length: int = 1024
     attend: Attend = "conversation"
     acknowledgement_loss: bool = False
-    copy_ratio: float = 0.0
     dev_questions: int = 0
 
     def __post_init__(self) -> None:
@@ -76,8 +70,6 @@ class DataSettings:
                 f"attend = '{self.attend}' in [data] is not known. Use 'conversation' (the "
                 "paper's) or 'question'."
             )
-        if not 0 <= self.copy_ratio <= 1:
-            raise ValueError(f"copy_ratio = {self.copy_ratio} in [data] is not between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -100,17 +92,46 @@ class LoraSettings:
 
 
 @dataclass(frozen=True)
+class CopySettings:
+    """Teach a model that has never written to copy from the text first: section [copying].
+
+    Language models come with this; of answers alone, an encoder learns the frequent words long
+    before it learns to look them up in the text.
+
+    ratio (float): Share of the steps, from the first, that teach it. In them an answer's tokens are
+        chosen among those of the row alone, as under `constrain = "text"`, and not from the whole
+        vocabulary.
+    guidance (float): Weight in these steps of a second loss, which leads the attention of some
+        heads from where a token is written to where it stands in the text: the negative logarithm
+        of the share that gets there, as in guided alignment (Chen et al. 2016) for translation.
+    layers (list[int]): The layers that are guided.
+    heads (int): How many heads of each.
+    """
+
+    ratio: float = 0.5
+    guidance: float = 1.0
+    layers: list[int] = field(default_factory=lambda: [-1])
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio = {self.ratio} in [copying] is not between 0 and 1.")
+
+
+@dataclass(frozen=True)
 class FinetuneSettings:
-    """A settings file: sections [data], [training] and, if adapters are wanted, [lora].
+    """A settings file: sections [data], [training] and, if wanted, [lora] and [copying].
 
     data (DataSettings): Conversations to rows.
     training (dict[str, Any]): Fields of `transformers.TrainingArguments`, by their own names.
     lora (LoraSettings | None): None trains all weights.
+    copying (CopySettings | None): None for models that can copy.
     """
 
     data: DataSettings
     training: dict[str, Any]
     lora: LoraSettings | None = None
+    copying: CopySettings | None = None
 
 
 def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> FinetuneSettings:
@@ -122,9 +143,9 @@ def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> Finetu
     RAISES (ValueError): A section or setting is not known.
     """
     config = Config().from_disk(path, overrides=overrides or {})
-    known = {field.name for field in fields(FinetuneSettings)}
+    known = {each.name for each in fields(FinetuneSettings)}
     _check_names(config, known, f"{path} has no section", "sections")
-    arguments = {field.name for field in fields(TrainingArguments) if field.init}
+    arguments = {each.name for each in fields(TrainingArguments) if each.init}
     training = dict(config.get("training", {}))
     _check_names(training, arguments - {"output_dir"}, f"[training] in {path} has no setting")
     return FinetuneSettings(
@@ -133,11 +154,14 @@ def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> Finetu
         lora=_read_section(LoraSettings, config["lora"], f"[lora] in {path}")
         if "lora" in config
         else None,
+        copying=_read_section(CopySettings, config["copying"], f"[copying] in {path}")
+        if "copying" in config
+        else None,
     )
 
 
 def _read_section(kind: type[_Section], values: dict[str, Any], where: str) -> _Section:
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     _check_names(values, known, f"{where} has no setting")
     return kind(**values)
 
@@ -153,19 +177,19 @@ def _check_names(
 class AnswerTrainer(Trainer):
     """A Trainer that projects onto the vocabulary only where something is learned.
 
-    copy_ratio (float): See `DataSettings`.
+    copying (CopySettings | None): What the first steps teach.
     score (Callable[[PreTrainedModel], float] | None): Called at each evaluation, for `eval_f1`.
     """
 
     def __init__(
         self,
         *args: Any,
-        copy_ratio: float = 0.0,
+        copying: CopySettings | None = None,
         score: Callable[[PreTrainedModel], float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, compute_loss_func=answer_loss, **kwargs)
-        self.copy_ratio = copy_ratio
+        self.copying = copying
         self.score = score
         self.tokens = 0
         self.places = 0
@@ -207,19 +231,26 @@ class AnswerTrainer(Trainer):
             self.tokens += int(lengths.sum())
             self.places += inputs["input_ids"].numel()
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        copying = self.state.global_step < self.copy_ratio * self.state.max_steps
-        if model.training and copying:
-            choices, inputs["labels"] = own_tokens(inputs["input_ids"], inputs["labels"])
-        else:
-            choices = None
-        # On a CPU fused attention over short texts is slower to differentiate than plain one.
-        # Checkpointing computes again outside of this context, where the choice must be the same.
-        plain = self.args.device.type == "cpu" and not self.args.gradient_checkpointing
-        with (
-            only_targets(head, inputs["labels"], choices),
-            sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
-        ):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        copies = inputs.pop("copies", None)
+        copying = self.copying if model.training else None
+        if copying is None or self.state.global_step >= copying.ratio * self.state.max_steps:
+            with only_targets(head, inputs["labels"]):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        choices, inputs["labels"] = own_tokens(inputs["input_ids"], inputs["labels"])
+        if copying.guidance == 0 or copies is None or not len(copies):
+            copies = None
+        asked = {**inputs, "output_attentions": copies is not None}
+        with only_targets(head, inputs["labels"], choices):
+            loss, outputs = super().compute_loss(model, asked, True, num_items_in_batch)
+        if copies is not None:
+            guides = [
+                guide_attention(outputs.attentions[layer][:, : copying.heads], copies)
+                for layer in copying.layers
+            ]
+            # Accumulated batches are averaged by the number of targets, which the copies follow
+            share = 1 / max(1, self.args.gradient_accumulation_steps)
+            loss = loss + copying.guidance * share * torch.stack(guides).sum()
+        return (loss, outputs) if return_outputs else loss
 
 
 @dataclass(frozen=True)
@@ -290,6 +321,20 @@ def only_targets(
             handle.remove()
 
 
+def guide_attention(attention: Tensor, copies: Tensor) -> Tensor:
+    """How far attention is from where the copied tokens stand.
+
+    attention (Tensor): (batch, heads, queries, keys), probabilities over the keys.
+    copies (Tensor): (places, 4), see `Collator`.
+    RETURNS (Tensor): A scalar: minus the logarithm of the attention that goes to a copied token's
+        places, averaged over copied tokens and heads.
+    """
+    number, row, position, place = copies.unbind(1)
+    shares = attention[row, :, position, place].float()
+    totals = shares.new_zeros(int(number[-1]) + 1, shares.shape[1]).index_add(0, number, shares)
+    return -(totals + 1e-5).log().mean()
+
+
 def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
     """Cross-entropy of the selected positions' logits.
 
@@ -343,9 +388,15 @@ def finetune(
         }
     )
     set_seed(arguments.seed)
+    copying = settings.copying
+    # Only plain attention tells where it goes. On a CPU it is also the fastest to differentiate
+    # over short texts.
+    plain = arguments.device.type == "cpu" or (copying is not None and copying.guidance > 0)
     try:
         tokenizer = AutoTokenizer.from_pretrained(student)
-        model = AutoModelForCausalLM.from_pretrained(student)
+        model = AutoModelForCausalLM.from_pretrained(
+            student, attn_implementation="eager" if plain else None
+        )
     except (OSError, ValueError) as error:
         raise unavailable(student, "the student", error) from error
     conversations, dev_conversations = list(conversations), list(dev_conversations)
@@ -371,11 +422,14 @@ def finetune(
         train_dataset=rows,
         eval_dataset=dev_rows or None,
         data_collator=Collator(
-            tokenizer.eos_token_id if pad is None else pad, model.config, settings.data.attend
+            tokenizer.eos_token_id if pad is None else pad,
+            model.config,
+            settings.data.attend,
+            () if copying is None else _word_tokens(tokenizer),
         ),
         processing_class=tokenizer,
         callbacks=list(callbacks),
-        copy_ratio=settings.data.copy_ratio,
+        copying=copying,
         score=score if asked else None,
     )
     result = trainer.train(
@@ -440,6 +494,11 @@ def encode_all(
         rows.extend(encoded)
         rejects.extend((conversation.id, reject) for reject in left_out)
     return rows, rejects
+
+
+def _word_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    vocabulary = tokenizer.get_vocab().items()
+    return frozenset(id for token, id in vocabulary if any(map(str.isalnum, token)))
 
 
 def _take_questions(conversations: Sequence[Conversation], number: int) -> list[Conversation]:

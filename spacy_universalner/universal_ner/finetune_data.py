@@ -194,7 +194,7 @@ def find_copies(row: Row, words: Collection[int]) -> Iterator[tuple[int, list[in
     start = len(text)
     while start < len(ids):
         found: list[int] = []
-        going = range(len(text)) if learned[start] and ids[start] in words else ()
+        going = list(range(len(text))) if learned[start] and ids[start] in words else []
         length = 0
         while start + length < len(ids) and learned[start + length]:
             going = [i for i in going if text[i + length : i + length + 1] == [ids[start + length]]]
