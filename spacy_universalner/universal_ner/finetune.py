@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from thinc.api import Config
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -39,6 +40,7 @@ from .finetune_data import (
 )
 from .finetune_dev import score_answers
 from .models.decoding import count_positions
+from .student import was_encoder
 
 METRICS_FILE = "finetune.json"
 
@@ -95,8 +97,8 @@ class LoraSettings:
 class CopySettings:
     """Teach a model that has never written to copy from the text first: section [copying].
 
-    Language models come with this; of answers alone, an encoder learns the frequent words long
-    before it learns to look them up in the text.
+    Language models come with this, so they are left alone. From answers only, an encoder read as a
+    decoder learns which words are frequent long before it learns to look them up in the text.
 
     ratio (float): Share of the steps, from the first, that teach it. In them an answer's tokens are
         chosen among those of the row alone, as under `constrain = "text"`, and not from the whole
@@ -104,18 +106,25 @@ class CopySettings:
     guidance (float): Weight in these steps of a second loss, which leads the attention of some
         heads from where a token is written to where it stands in the text: the negative logarithm
         of the share that gets there, as in guided alignment (Chen et al. 2016) for translation.
-    layers (list[int]): The layers that are guided.
+    layers (list[int]): The layers that are guided; -1 is the last.
     heads (int): How many heads of each.
+    models (str): "encoders": only models that were made of an encoder are taught. "all": also those
+        that have learned to write, or whose weights are random.
     """
 
     ratio: float = 0.5
     guidance: float = 1.0
     layers: list[int] = field(default_factory=lambda: [-1])
     heads: int = 4
+    models: Literal["encoders", "all"] = "encoders"
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"ratio = {self.ratio} in [copying] is not between 0 and 1.")
+        if self.models not in ("encoders", "all"):
+            raise ValueError(
+                f"models = '{self.models}' in [copying] is not known. Use 'encoders' or 'all'."
+            )
 
 
 @dataclass(frozen=True)
@@ -370,7 +379,7 @@ def finetune(
     resume (bool): Go on from the last checkpoint in `output`, if there is one.
     callbacks (Sequence[TrainerCallback]): Added to the Trainer's, such as a logger of one's own.
     RETURNS (dict[str, Any]): What `finetune.json` holds: counts, seconds, tokens a second, share
-        of padding, questions left out with reasons, and the log of losses.
+        of padding, how copying was taught, questions left out with reasons, and the log of losses.
     RAISES (OSError): The student cannot be loaded.
     RAISES (ValueError): There is nothing to train on.
     """
@@ -388,12 +397,15 @@ def finetune(
         }
     )
     set_seed(arguments.seed)
-    copying = settings.copying
-    # Only plain attention tells where it goes. On a CPU it is also the fastest to differentiate
-    # over short texts.
-    plain = arguments.device.type == "cpu" or (copying is not None and copying.guidance > 0)
     try:
         tokenizer = AutoTokenizer.from_pretrained(student)
+        config = AutoConfig.from_pretrained(student)
+        copying = settings.copying
+        if copying is not None and copying.models == "encoders" and not was_encoder(config):
+            copying = None
+        # Only plain attention tells where it goes. On a CPU it is also the fastest to
+        # differentiate over short texts.
+        plain = arguments.device.type == "cpu" or (copying is not None and copying.guidance > 0)
         model = AutoModelForCausalLM.from_pretrained(
             student, attn_implementation="eager" if plain else None
         )
@@ -448,6 +460,7 @@ def finetune(
         "conversations": len(conversations),
         "questions": sum(len(item.questions) for item in conversations),
         "rows": len(rows),
+        "copying": None if copying is None else asdict(copying),
         "target_tokens": sum(label != IGNORE_INDEX for row in rows for label in row["labels"]),
         "steps": result.global_step,
         "seconds": seconds,

@@ -356,15 +356,30 @@ def test_the_first_steps_choose_among_the_tokens_of_the_row_alone(tiny_llama, tm
         )
         return [entry["loss"] for entry in metrics["log"] if "loss" in entry]
 
-    (copied, *rest), plain = losses(CopySettings(ratio=0.25, guidance=0.0)), losses(None)
+    (copied, *rest), plain = (
+        losses(CopySettings(ratio=0.25, guidance=0.0, models="all")),
+        losses(None),
+    )
     assert copied < 0.9 * plain[0]
     assert rest == plain[1:]
+
+
+@pytest.mark.parametrize(("name", "taught"), [("tiny_llama", False), ("tiny_bert_decoder", True)])
+def test_only_encoders_are_taught_to_copy(request, name, taught, tmp_path):
+    settings = make_settings({"max_steps": 1})
+    metrics = finetune(
+        FinetuneSettings(settings.data, settings.training, copying=CopySettings()),
+        str(request.getfixturevalue(name)),
+        [CONVERSATION],
+        tmp_path,
+    )
+    assert (metrics["copying"] is not None) == taught
 
 
 def test_guided_heads_look_where_the_copied_tokens_stand(folder, tmp_path):
     settings = make_settings({"num_train_epochs": 6})
     guided = FinetuneSettings(
-        settings.data, settings.training, copying=CopySettings(ratio=1.0, layers=[-1], heads=1)
+        settings.data, settings.training, copying=CopySettings(ratio=1.0, heads=1, models="all")
     )
 
     def attention(path):
@@ -662,6 +677,7 @@ def test_settings_are_read_and_overridden(tmp_path):
         ('[training]\noutput_dir = "x"\n', "no setting 'output_dir'"),
         ('[data]\nattend = "all"\n', "attend = 'all'.*'conversation'"),
         ("[copying]\nratio = 2\n", "ratio = 2.*between 0 and 1"),
+        ('[copying]\nmodels = "llama"\n', "models = 'llama'.*'encoders' or 'all'"),
         ("[copying]\nshare = 0.5\n", "no setting 'share'. Known settings: guidance, heads, layers"),
     ],
 )
