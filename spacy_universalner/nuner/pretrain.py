@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from thinc.api import Config
 from torch import Tensor
@@ -193,6 +194,8 @@ class Pretrainer:
         self.checkpoint = checkpoint
         self.progress = progress
         self.fingerprint = hashlib.sha256(repr((settings, passages)).encode("utf8")).hexdigest()
+        # Settings are kept for the whole process: those of a Trainer before would clash with ours.
+        AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(
             # Else several processes without a GPU would each train alone.
             cpu=not torch.accelerator.is_available(),

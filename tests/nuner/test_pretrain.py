@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_universalner.data.readers import write_passages
@@ -145,6 +147,13 @@ def test_a_run_learns_and_writes_an_encoder_that_automodel_loads(tmp_path, setti
     for part in ("seed = 0", "learning_rate = 0.005", "36 annotated passages", f"{losses[2]:.5f}"):
         assert part in card
     assert not list((tmp_path / "encoder").glob("checkpoint*"))
+
+
+def test_the_precision_of_an_earlier_run_in_the_process_does_not_matter(tmp_path, settings):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    Accelerator(mixed_precision="bf16")
+    metrics = pretrain(make_passages(8), tmp_path / "encoder", settings, progress=False)
+    assert metrics["settings"]["precision"] == "float32"
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path, settings):
