@@ -8,6 +8,7 @@ vocabulary, is computed for those positions only.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -359,6 +360,19 @@ def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None 
     return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
 
+@contextmanager
+def _precision_kept() -> Iterator[None]:
+    """A Trainer leaves its precision in the environment, where the next one would take it from."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@_precision_kept()
 def finetune(
     settings: FinetuneSettings,
     student: str,

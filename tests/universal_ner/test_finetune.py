@@ -481,6 +481,16 @@ def test_bfloat16_leaves_the_weights_in_float32(tiny_bert_decoder, tmp_path):
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 
+def test_bfloat16_is_not_left_to_the_next_run(tiny_llama, tmp_path):
+    def losses(name):
+        metrics = finetune(make_settings(), str(tiny_llama), conversations(4), tmp_path / name)
+        return [entry["loss"] for entry in metrics["log"] if "loss" in entry]
+
+    before = losses("before")
+    finetune(make_settings({"bf16": True}), str(tiny_llama), conversations(4), tmp_path / "bf16")
+    assert losses("after") == before
+
+
 def test_best_checkpoint_by_answers_is_kept(tiny_llama, tmp_path):
     # Long enough for the answers to be sure: a near tie may fall either way elsewhere
     training = {
