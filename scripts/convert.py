@@ -7,14 +7,15 @@ import spacy
 import typer
 from wasabi import msg
 
-from spacy_universalner.data.formats.convert import Converter, format_of
+from spacy_universalner.data.formats.convert import Converter, format_of, suffix_of
 
 SHOWN = 10
 
 
 def main(
-    source: Path = typer.Argument(..., exists=True, dir_okay=False, help="File to read"),
-    target: Path = typer.Argument(..., dir_okay=False, help="File to write"),
+    files: list[Path] = typer.Argument(
+        ..., metavar="SOURCE... TARGET", help="Files to read; file to write, or with --to a folder"
+    ),
     source_format: str = typer.Option(None, "--from", help="Format, if the suffix does not say"),
     target_format: str = typer.Option(None, "--to", help="Format, if the suffix does not say"),
     lang: str = typer.Option("en", help="Language of the tokenizer"),
@@ -28,8 +29,15 @@ def main(
     """Formats: passages and conversations (JSONL), spacy, conll, pile-ner (JSON), nuner.
 
     The suffixes .jsonl, .spacy, .conll .bio .iob .tsv .txt, .json and .csv .parquet stand for
-    passages, spacy, conll, pile-ner and nuner.
+    passages, spacy, conll, pile-ner and nuner. In a folder the files keep their names.
     """
+    *sources, target = files
+    folder = len(sources) > 1 or target.is_dir()
+    if not sources or not all(source.is_file() for source in sources):
+        absent = ", ".join(str(source) for source in sources if not source.is_file())
+        msg.fail(f"Expected files to read and a target, found {absent or target} only", exits=1)
+    if folder and target_format is None:
+        msg.fail(f"For files in {target} name their format, such as --to spacy", exits=1)
     if tags not in (None, "first", "last"):
         msg.fail(f"--tags {tags}: expected first or last", exits=1)
     convert = Converter(
@@ -39,15 +47,18 @@ def main(
         dataset=dataset,
         labels={} if labels is None else json.loads(labels.read_text("utf8")),
     )
-    try:
-        convert(source, format_of(source, source_format), target, format_of(target, target_format))
-    except (ImportError, ValueError) as error:
-        msg.fail(str(error), exits=1)
+    for source in sources:
+        path = target / f"{source.stem}{suffix_of(target_format)}" if folder else target
+        try:
+            convert(source, format_of(source, source_format), path, format_of(path, target_format))
+        except (ImportError, ValueError) as error:
+            msg.fail(str(error), exits=1)
+        msg.good(f"{path}")
     for id, reject in convert.rejects[:SHOWN]:
         msg.warn(f"{id}: left out {reject.item!r}: {reject.reason}")
     if convert.rejects[SHOWN:]:
         msg.warn(f"and {len(convert.rejects) - SHOWN:,} more")
-    msg.good(f"{target}: {convert.count:,} texts, {len(convert.rejects):,} entities left out")
+    msg.good(f"{convert.count:,} texts, {len(convert.rejects):,} entities left out")
 
 
 if __name__ == "__main__":

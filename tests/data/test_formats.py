@@ -9,6 +9,7 @@ import spacy
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
 from scripts.convert import main
@@ -268,3 +269,27 @@ def test_the_script_converts_and_says_what_is_lost(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, [str(source), str(tmp_path / "b.spacy")])
     assert wrong.exit_code == 1
     assert 'a passage needs "text"' in " ".join(wrong.output.split())
+
+
+def test_the_script_converts_several_files_into_a_folder(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(main)
+    mention = {"start": 0, "end": 3, "label": "person"}
+    sources = [
+        write(
+            tmp_path / f"{name}.jsonl", json.dumps({"text": f"{name} ran", "entities": [mention]})
+        )
+        for name in ("Ada", "Bob")
+    ]
+    command = [*map(str, sources), str(tmp_path / "out"), "--to", "spacy"]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.output
+    for name in ("Ada", "Bob"):
+        (doc,) = DocBin().from_disk(tmp_path / "out" / f"{name}.spacy").get_docs(NLP.vocab)
+        assert [(ent.text, ent.label_) for ent in doc.ents] == [(name, "person")]
+    nameless = CliRunner().invoke(app, command[:-2])
+    assert nameless.exit_code == 1
+    assert "name their format, such as --to spacy" in " ".join(nameless.output.split())
+    absent = CliRunner().invoke(app, [str(tmp_path / "Eve.jsonl"), *command])
+    assert absent.exit_code == 1
+    assert "Eve.jsonl" in "".join(absent.output.split())

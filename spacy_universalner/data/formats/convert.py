@@ -59,6 +59,15 @@ def format_of(path: Path, name: str | None = None) -> Format:
     )
 
 
+def suffix_of(format: str | None) -> str:
+    """The suffix that files of a format have.
+
+    format (str | None): The format's name.
+    RETURNS (str): The first that stands for it; that of passages for conversations.
+    """
+    return next((suffix for suffix, each in SUFFIXES.items() if each == format), ".jsonl")
+
+
 @dataclass
 class Converter:
     """Reads and writes passages in any format, and collects what a format could not hold.
