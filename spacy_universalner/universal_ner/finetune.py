@@ -38,10 +38,10 @@ from .finetune_data import (
     LengthGroupedSampler,
     Row,
     encode_conversation,
+    was_encoder,
 )
 from .finetune_dev import score_answers
 from .models.decoding import count_positions
-from .student import was_encoder
 
 METRICS_FILE = "finetune.json"
 

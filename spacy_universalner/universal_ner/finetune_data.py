@@ -13,6 +13,7 @@ from typing import Literal, TypedDict
 import torch
 from torch.utils.data import Sampler
 from transformers.configuration_utils import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
@@ -204,6 +205,15 @@ def find_copies(row: Row, words: Collection[int]) -> Iterator[tuple[int, list[in
         for i in range(length):
             yield start + i - 1, [place + i for place in found]
         start += max(length, 1)
+
+
+def was_encoder(config: PretrainedConfig) -> bool:
+    """Whether a causal language model is an encoder read as a decoder.
+
+    config (PretrainedConfig): Of a causal language model.
+    RETURNS (bool): False for models that have learned to write.
+    """
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and config.is_decoder
 
 
 class LengthGroupedSampler(Sampler[int]):

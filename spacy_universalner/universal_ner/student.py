@@ -87,15 +87,6 @@ def is_encoder(config: PretrainedConfig) -> bool:
     return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
 
 
-def was_encoder(config: PretrainedConfig) -> bool:
-    """Whether a causal language model is an encoder read as a decoder.
-
-    config (PretrainedConfig): Of a causal language model.
-    RETURNS (bool): False for models that have learned to write.
-    """
-    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and config.is_decoder
-
-
 def save_student(name: str, folder: Path, *, seed: int = 0) -> int:
     """Write a student as a folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
 
