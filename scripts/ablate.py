@@ -23,8 +23,9 @@ from spacy_universalner.data.readers import read_passages
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, ZERO_SHOT, word_labels
 from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.ty import Conversation, Passage
-from spacy_universalner.universal_ner.finetune import FinetuneSettings, finetune, read_settings
+from spacy_universalner.universal_ner.finetune import finetune
 from spacy_universalner.universal_ner.finetune_dev import score_answers
+from spacy_universalner.universal_ner.finetune_settings import FinetuneSettings, read_settings
 
 SENTENCES, PASSAGES, GOLD = "held-out sentences", "held-out passages", "gold task"
 

@@ -7,7 +7,8 @@ from spacy.cli._util import parse_config_overrides
 from wasabi import msg
 
 from spacy_universalner.data.readers import read_conversations
-from spacy_universalner.universal_ner.finetune import METRICS_FILE, finetune, read_settings
+from spacy_universalner.universal_ner.finetune import METRICS_FILE, finetune
+from spacy_universalner.universal_ner.finetune_settings import read_settings
 
 
 def main(

@@ -26,14 +26,9 @@ from transformers.utils import logging
 from spacy_universalner.data.readers import read_conversations
 from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.ty import Conversation
-from spacy_universalner.universal_ner.finetune import (
-    METRICS_FILE,
-    FinetuneSettings,
-    encode_all,
-    finetune,
-    read_settings,
-)
+from spacy_universalner.universal_ner.finetune import METRICS_FILE, encode_all, finetune
 from spacy_universalner.universal_ner.finetune_data import Collator, LengthGroupedSampler
+from spacy_universalner.universal_ner.finetune_settings import FinetuneSettings, read_settings
 
 HERE = Path(__file__)
 

@@ -11,14 +11,12 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, cast
 
 import torch
-from thinc.api import Config
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
@@ -33,7 +31,6 @@ from ..pretrained import unavailable
 from ..ty import Conversation, Reject
 from .finetune_data import (
     IGNORE_INDEX,
-    Attend,
     Collator,
     LengthGroupedSampler,
     Row,
@@ -41,147 +38,11 @@ from .finetune_data import (
     was_encoder,
 )
 from .finetune_dev import score_answers
+from .finetune_loss import answer_loss, guide_attention, only_targets, own_tokens
+from .finetune_settings import CopySettings, DataSettings, FinetuneSettings, LoraSettings
 from .models.decoding import count_positions
 
 METRICS_FILE = "finetune.json"
-
-_Section = TypeVar("_Section")
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """How conversations become training rows: section [data].
-
-    template (str): Prompt template, the one that the tuned model will be asked with.
-    max_length (int): Tokens of a row at most, 1,024 in the paper.
-    attend (Attend): "conversation", as in the paper: each question follows those before it.
-        "question": each sees the text and itself alone, as it is asked at inference.
-    acknowledgement_loss (bool): Also learn the fixed acknowledgement, as the released code does.
-    dev_questions (int): Questions of the dev conversations, about, that the model answers at each
-        evaluation, for `eval_f1`; 0 measures the loss only.
-    """
-
-    template: str = "train"
-    max_length: int = 1024
-    attend: Attend = "conversation"
-    acknowledgement_loss: bool = False
-    dev_questions: int = 0
-
-    def __post_init__(self) -> None:
-        if self.attend not in ("conversation", "question"):
-            raise ValueError(
-                f"attend = '{self.attend}' in [data] is not known. Use 'conversation' (the "
-                "paper's) or 'question'."
-            )
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Train low-rank adapters in place of the weights: section [lora].
-
-    r (int): Their rank.
-    alpha (int): Their scale is alpha / r.
-    dropout (float): Before each adapter.
-    target_modules (list[str] | None): Names of the layers to adapt; None for peft's choice for
-        the architecture (q and v projections of Llama).
-    merge (bool): Add them to the weights at the end, so that the result loads without peft.
-    """
-
-    r: int = 8
-    alpha: int = 16
-    dropout: float = 0.05
-    target_modules: list[str] | None = None
-    merge: bool = True
-
-
-@dataclass(frozen=True)
-class CopySettings:
-    """Teach a model that has never written to copy from the text first: section [copying].
-
-    Language models come with this, so they are left alone. From answers only, an encoder read as a
-    decoder learns which words are frequent long before it learns to look them up in the text.
-
-    ratio (float): Share of the steps, from the first, that teach it. In them an answer's tokens are
-        chosen among those of the row alone, as under `constrain = "text"`, and not from the whole
-        vocabulary.
-    guidance (float): Weight in these steps of a second loss, which leads the attention of some
-        heads from where a token is written to where it stands in the text: the negative logarithm
-        of the share that gets there, as in guided alignment (Chen et al. 2016) for translation.
-    layers (list[int]): The layers that are guided; -1 is the last.
-    heads (int): How many heads of each.
-    models (str): "encoders": only models that were made of an encoder are taught. "all": also those
-        that have learned to write, or whose weights are random.
-    """
-
-    ratio: float = 0.5
-    guidance: float = 1.0
-    layers: list[int] = field(default_factory=lambda: [-1])
-    heads: int = 4
-    models: Literal["encoders", "all"] = "encoders"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ratio <= 1:
-            raise ValueError(f"ratio = {self.ratio} in [copying] is not between 0 and 1.")
-        if self.models not in ("encoders", "all"):
-            raise ValueError(
-                f"models = '{self.models}' in [copying] is not known. Use 'encoders' or 'all'."
-            )
-
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """A settings file: sections [data], [training] and, if wanted, [lora] and [copying].
-
-    data (DataSettings): Conversations to rows.
-    training (dict[str, Any]): Fields of `transformers.TrainingArguments`, by their own names.
-    lora (LoraSettings | None): None trains all weights.
-    copying (CopySettings | None): None for models that can copy.
-    """
-
-    data: DataSettings
-    training: dict[str, Any]
-    lora: LoraSettings | None = None
-    copying: CopySettings | None = None
-
-
-def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> FinetuneSettings:
-    """Read and check a .cfg file.
-
-    path (Path): The file.
-    overrides (dict[str, Any] | None): Values by dotted name, such as "training.learning_rate".
-    RETURNS (FinetuneSettings): The settings.
-    RAISES (ValueError): A section or setting is not known.
-    """
-    config = Config().from_disk(path, overrides=overrides or {})
-    known = {each.name for each in fields(FinetuneSettings)}
-    _check_names(config, known, f"{path} has no section", "sections")
-    arguments = {each.name for each in fields(TrainingArguments) if each.init}
-    training = dict(config.get("training", {}))
-    _check_names(training, arguments - {"output_dir"}, f"[training] in {path} has no setting")
-    return FinetuneSettings(
-        data=_read_section(DataSettings, config.get("data", {}), f"[data] in {path}"),
-        training=training,
-        lora=_read_section(LoraSettings, config["lora"], f"[lora] in {path}")
-        if "lora" in config
-        else None,
-        copying=_read_section(CopySettings, config["copying"], f"[copying] in {path}")
-        if "copying" in config
-        else None,
-    )
-
-
-def _read_section(kind: type[_Section], values: dict[str, Any], where: str) -> _Section:
-    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    _check_names(values, known, f"{where} has no setting")
-    return kind(**values)
-
-
-def _check_names(
-    found: Iterable[str], known: set[str], message: str, what: str = "settings"
-) -> None:
-    for name in found:
-        if name not in known:
-            raise ValueError(f"{message} '{name}'. Known {what}: {', '.join(sorted(known))}.")
 
 
 class AnswerTrainer(Trainer):
@@ -261,103 +122,6 @@ class AnswerTrainer(Trainer):
             share = 1 / max(1, self.args.gradient_accumulation_steps)
             loss = loss + copying.guidance * share * torch.stack(guides).sum()
         return (loss, outputs) if return_outputs else loss
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The tokens that each row of a batch chooses from.
-
-    tokens (Tensor): (choices,), ids of the tokens of the whole batch.
-    allowed (Tensor): (batch, choices), which of them are a row's own.
-    """
-
-    tokens: Tensor
-    allowed: Tensor
-
-
-def own_tokens(input_ids: Tensor, labels: Tensor) -> tuple[Choices, Tensor]:
-    """Let each row choose among the tokens that occur in it.
-
-    input_ids (Tensor): (batch, length).
-    labels (Tensor): (batch, length), -100 where nothing is learned, else the token itself.
-    RETURNS (tuple[Choices, Tensor]): The choices, and the labels as indices into their tokens.
-    """
-    tokens, places = torch.unique(input_ids, return_inverse=True)
-    allowed = torch.zeros(len(input_ids), len(tokens), dtype=torch.bool, device=input_ids.device)
-    allowed.scatter_(1, places, True)
-    return Choices(tokens, allowed), places.masked_fill(labels == IGNORE_INDEX, IGNORE_INDEX)
-
-
-@contextmanager
-def only_targets(
-    output_layer: nn.Module, labels: Tensor, choices: Choices | None = None
-) -> Iterator[None]:
-    """Make a causal model's output layer compute no more than the loss needs.
-
-    output_layer (nn.Module): The model's output embeddings, a linear layer over all positions.
-    labels (Tensor): (batch, length), -100 where nothing is learned. Position i predicts label i+1;
-        those that predict nothing are skipped.
-    choices (Choices | None): The tokens to compute logits of; None for the whole vocabulary.
-    """
-    learned = labels[:, 1:] != IGNORE_INDEX
-    selected: list[Tensor] = []
-
-    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        states = args[0][:, :-1][learned]
-        if choices is None:
-            return (states, *args[1:])
-        selected[:] = [states]
-        return (states[:0], *args[1:])
-
-    def choose(layer: Any, _: Any, output: Tensor) -> Tensor:
-        assert choices is not None
-        bias = getattr(layer, "bias", None)
-        logits = F.linear(
-            selected.pop(),
-            layer.weight[choices.tokens],
-            None if bias is None else bias[choices.tokens],
-        )
-        own = choices.allowed[learned.nonzero()[:, 0]]
-        # Half of the least, as some models scale or cap their logits
-        return logits.masked_fill(~own, torch.finfo(logits.dtype).min / 2)
-
-    handles = [output_layer.register_forward_pre_hook(select)]
-    if choices is not None:
-        handles.append(output_layer.register_forward_hook(choose))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def guide_attention(attention: Tensor, copies: Tensor) -> Tensor:
-    """How far attention is from where the copied tokens stand.
-
-    attention (Tensor): (batch, heads, queries, keys), probabilities over the keys.
-    copies (Tensor): (places, 4), see `Collator`.
-    RETURNS (Tensor): A scalar: minus the logarithm of the attention that goes to a copied token's
-        places, averaged over copied tokens and heads.
-    """
-    number, row, position, place = copies.unbind(1)
-    shares = attention[row, :, position, place].float()
-    totals = shares.new_zeros(int(number[-1]) + 1, shares.shape[1]).index_add(0, number, shares)
-    return -(totals + 1e-5).log().mean()
-
-
-def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the selected positions' logits.
-
-    outputs (Any): With `logits` (positions, vocabulary), as under `only_targets`.
-    labels (Tensor): (batch, length).
-    num_items_in_batch (Tensor | None): Targets of the whole optimiser step, over which to
-        average; None for those of this batch.
-    RETURNS (Tensor): A scalar.
-    """
-    targets = labels[:, 1:]
-    targets = targets[targets != IGNORE_INDEX]
-    total = F.cross_entropy(outputs.logits.float(), targets, reduction="sum")
-    return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
 
 @contextmanager

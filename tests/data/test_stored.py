@@ -36,7 +36,7 @@ class Batching:
         self.batches: list[int] = []
 
     def __call__(self, prompts: Iterable[Iterable[str]]) -> Iterable[Iterable[str]]:
-        raise NotImplementedError
+        raise AssertionError("a model that answers is not called")
 
     def answer(self, prompts: Iterable[Sequence[str]]) -> Iterator[list[Answer]]:
         documents = list(prompts)

@@ -17,13 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from spacy_universalner.data.readers import read_conversations
-from spacy_universalner.universal_ner.finetune import (
-    DataSettings,
-    answer_loss,
-    encode_all,
-    only_targets,
-)
+from spacy_universalner.universal_ner.finetune import encode_all
 from spacy_universalner.universal_ner.finetune_data import IGNORE_INDEX, Collator
+from spacy_universalner.universal_ner.finetune_loss import answer_loss, only_targets
+from spacy_universalner.universal_ner.finetune_settings import DataSettings
 
 
 def step(student: str, conversations: Path, *, sharded: bool) -> dict[str, float]:

@@ -24,24 +24,25 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from spacy_universalner.data.readers import write_conversations
 from spacy_universalner.evaluation.metrics import count_strings, total
 from spacy_universalner.ty import Conversation, Question
-from spacy_universalner.universal_ner.finetune import (
-    METRICS_FILE,
-    CopySettings,
-    DataSettings,
-    FinetuneSettings,
-    LoraSettings,
-    answer_loss,
-    finetune,
-    guide_attention,
-    only_targets,
-    own_tokens,
-    read_settings,
-)
+from spacy_universalner.universal_ner.finetune import METRICS_FILE, finetune
 from spacy_universalner.universal_ner.finetune_data import (
     IGNORE_INDEX,
     Collator,
     encode_conversation,
     find_copies,
+)
+from spacy_universalner.universal_ner.finetune_loss import (
+    answer_loss,
+    guide_attention,
+    only_targets,
+    own_tokens,
+)
+from spacy_universalner.universal_ner.finetune_settings import (
+    CopySettings,
+    DataSettings,
+    FinetuneSettings,
+    LoraSettings,
+    read_settings,
 )
 from spacy_universalner.universal_ner.models.hf import make_hf_model
 from spacy_universalner.universal_ner.parser import parse_list

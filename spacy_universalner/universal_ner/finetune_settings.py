@@ -1,0 +1,151 @@
+"""Settings of instruction tuning, read from a .cfg file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from thinc.api import Config
+from transformers.training_args import TrainingArguments
+
+from .finetune_data import Attend
+
+_Section = TypeVar("_Section")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How conversations become training rows: section [data].
+
+    template (str): Prompt template, the one that the tuned model will be asked with.
+    max_length (int): Tokens of a row at most, 1,024 in the paper.
+    attend (Attend): "conversation", as in the paper: each question follows those before it.
+        "question": each sees the text and itself alone, as it is asked at inference.
+    acknowledgement_loss (bool): Also learn the fixed acknowledgement, as the released code does.
+    dev_questions (int): Questions of the dev conversations, about, that the model answers at each
+        evaluation, for `eval_f1`; 0 measures the loss only.
+    """
+
+    template: str = "train"
+    max_length: int = 1024
+    attend: Attend = "conversation"
+    acknowledgement_loss: bool = False
+    dev_questions: int = 0
+
+    def __post_init__(self) -> None:
+        if self.attend not in ("conversation", "question"):
+            raise ValueError(
+                f"attend = '{self.attend}' in [data] is not known. Use 'conversation' (the "
+                "paper's) or 'question'."
+            )
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Train low-rank adapters in place of the weights: section [lora].
+
+    r (int): Their rank.
+    alpha (int): Their scale is alpha / r.
+    dropout (float): Before each adapter.
+    target_modules (list[str] | None): Names of the layers to adapt; None for peft's choice for
+        the architecture (q and v projections of Llama).
+    merge (bool): Add them to the weights at the end, so that the result loads without peft.
+    """
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    target_modules: list[str] | None = None
+    merge: bool = True
+
+
+@dataclass(frozen=True)
+class CopySettings:
+    """Teach a model that has never written to copy from the text first: section [copying].
+
+    Language models come with this, so they are left alone. From answers only, an encoder read as a
+    decoder learns which words are frequent long before it learns to look them up in the text.
+
+    ratio (float): Share of the steps, from the first, that teach it. In them an answer's tokens are
+        chosen among those of the row alone, as under `constrain = "text"`, and not from the whole
+        vocabulary.
+    guidance (float): Weight in these steps of a second loss, which leads the attention of some
+        heads from where a token is written to where it stands in the text: the negative logarithm
+        of the share that gets there, as in guided alignment (Chen et al. 2016) for translation.
+    layers (list[int]): The layers that are guided; -1 is the last.
+    heads (int): How many heads of each.
+    models (str): "encoders": only models that were made of an encoder are taught. "all": also those
+        that have learned to write, or whose weights are random.
+    """
+
+    ratio: float = 0.5
+    guidance: float = 1.0
+    layers: list[int] = field(default_factory=lambda: [-1])
+    heads: int = 4
+    models: Literal["encoders", "all"] = "encoders"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio = {self.ratio} in [copying] is not between 0 and 1.")
+        if self.models not in ("encoders", "all"):
+            raise ValueError(
+                f"models = '{self.models}' in [copying] is not known. Use 'encoders' or 'all'."
+            )
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """A settings file: sections [data], [training] and, if wanted, [lora] and [copying].
+
+    data (DataSettings): Conversations to rows.
+    training (dict[str, Any]): Fields of `transformers.TrainingArguments`, by their own names.
+    lora (LoraSettings | None): None trains all weights.
+    copying (CopySettings | None): None for models that can copy.
+    """
+
+    data: DataSettings
+    training: dict[str, Any]
+    lora: LoraSettings | None = None
+    copying: CopySettings | None = None
+
+
+def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> FinetuneSettings:
+    """Read and check a .cfg file.
+
+    path (Path): The file.
+    overrides (dict[str, Any] | None): Values by dotted name, such as "training.learning_rate".
+    RETURNS (FinetuneSettings): The settings.
+    RAISES (ValueError): A section or setting is not known.
+    """
+    config = Config().from_disk(path, overrides=overrides or {})
+    known = {each.name for each in fields(FinetuneSettings)}
+    _check_names(config, known, f"{path} has no section", "sections")
+    arguments = {each.name for each in fields(TrainingArguments) if each.init}
+    training = dict(config.get("training", {}))
+    _check_names(training, arguments - {"output_dir"}, f"[training] in {path} has no setting")
+    return FinetuneSettings(
+        data=_read_section(DataSettings, config.get("data", {}), f"[data] in {path}"),
+        training=training,
+        lora=_read_section(LoraSettings, config["lora"], f"[lora] in {path}")
+        if "lora" in config
+        else None,
+        copying=_read_section(CopySettings, config["copying"], f"[copying] in {path}")
+        if "copying" in config
+        else None,
+    )
+
+
+def _read_section(kind: type[_Section], values: dict[str, Any], where: str) -> _Section:
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    _check_names(values, known, f"{where} has no setting")
+    return kind(**values)
+
+
+def _check_names(
+    found: Iterable[str], known: set[str], message: str, what: str = "settings"
+) -> None:
+    for name in found:
+        if name not in known:
+            raise ValueError(f"{message} '{name}'. Known {what}: {', '.join(sorted(known))}.")
