@@ -244,13 +244,18 @@ def test_separate_questions_are_answered_as_if_each_were_asked_alone(folder):
         assert alone[: len(prompt_ids)] == prompt_ids
 
 
-def test_loss_on_selected_positions_equals_the_models_own(folder):
-    model, tokenizer = load(folder)
+def two_rows(model, tokenizer):
     rows = [
         encode_conversation(tokenizer, conversation)[0][0] for conversation in (CONVERSATION, SHORT)
     ]
     batch = Collator(0, model.config)(rows)
-    batch.pop("lengths")
+    del batch["lengths"]
+    return batch
+
+
+def test_loss_on_selected_positions_equals_the_models_own(folder):
+    model, tokenizer = load(folder)
+    batch = two_rows(model, tokenizer)
     expected = model(**batch).loss
     expected.backward()
     gradients = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
@@ -270,11 +275,7 @@ def test_loss_on_selected_positions_equals_the_models_own(folder):
 
 def test_copying_is_the_models_own_loss_among_the_tokens_of_the_row(folder):
     model, tokenizer = load(folder)
-    rows = [
-        encode_conversation(tokenizer, conversation)[0][0] for conversation in (CONVERSATION, SHORT)
-    ]
-    batch = Collator(0, model.config)(rows)
-    batch.pop("lengths")
+    batch = two_rows(model, tokenizer)
     labels = batch.pop("labels")
     logits = model(**batch).logits
     losses = []
