@@ -43,7 +43,7 @@ def main(
     frozen: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the layers that stay, from the bottom")
     ] = 0.5,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast)")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the head's weights, the order and dropout")] = 0,
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:

@@ -30,6 +30,7 @@ from transformers.utils import logging
 from benchmarks.nuner.systems import SYSTEMS
 from spacy_universalner.data.readers import read_passages
 from spacy_universalner.evaluation.provenance import provenance
+from spacy_universalner.precision import computes_in_bfloat16
 from spacy_universalner.pretrained import resolve
 
 matplotlib.use("svg")
@@ -129,7 +130,8 @@ def take_turns(names: list[str], arguments: list[str], rounds: int) -> dict[str,
 def compare_precisions(pipeline: Path, gold: Path) -> dict[str, float]:
     """Strict F1 of one trained pipeline in each precision."""
     scores = {}
-    for precision in ("float32", "bfloat16", "int8"):
+    half = ("bfloat16",) if computes_in_bfloat16(torch.device("cpu")) else ()
+    for precision in ("float32", *half, "int8"):
         override = {"components.nuner.model.tok2vec.precision": precision}
         nlp = spacy.load(pipeline, config=override)
         docs = DocBin().from_disk(gold).get_docs(nlp.vocab)

@@ -30,6 +30,7 @@ from spacy_universalner.nuner.pretrain import (
     read_settings,
     split_passages,
 )
+from spacy_universalner.precision import computes_in_bfloat16
 from spacy_universalner.ty import Passage
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -120,12 +121,14 @@ def main(
     settings = replace(read_settings(config), epochs=epochs)
     passages = list(read_passages(corpus))[:sentences]
     runs = {"plain loop": plain_loop(passages, settings)}
+    ways = {
+        "float32": {"precision": "float32"},
+        "float32, frozen layers not stored": {"precision": "float32", "cache_frozen": False},
+    }
+    if computes_in_bfloat16(torch.device("cpu")):  # else it would be emulated
+        ways["bfloat16"] = {"precision": "bfloat16"}
     with tempfile.TemporaryDirectory() as folder:
-        for name, changes in (
-            ("float32", {"precision": "float32"}),
-            ("float32, frozen layers not stored", {"precision": "float32", "cache_frozen": False}),
-            ("bfloat16", {"precision": "bfloat16"}),
-        ):
+        for name, changes in ways.items():
             runs[name] = pretrain(passages, Path(folder) / name, replace(settings, **changes))
     base = runs["plain loop"]["words_per_second"]
     rows = [

@@ -14,6 +14,7 @@ from thinc.api import Config
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from spacy_universalner.nuner.backbone import load_encoder
+from spacy_universalner.precision import computes_in_bfloat16
 
 LABELS = ("PERSON", "ORGANIZATION", "LOCATION", "DATE", "EVENT", "PRODUCT", "LAW", "MONEY")
 Run = Callable[[Sequence[str]], object]
@@ -135,7 +136,8 @@ SYSTEMS: dict[str, Callable[[Path], Run]] = {
     "Hugging Face token classification": huggingface_run,
     "bare forward, sorted": forward_run,
     "nuner float32": lambda encoder: spacy_run(make_nuner(encoder)),
-    "nuner bfloat16": lambda encoder: spacy_run(make_nuner(encoder, "bfloat16")),
     "nuner int8": lambda encoder: spacy_run(make_nuner(encoder, "int8")),
     "GLiNER, 10 labels": gliner_run,
 }
+if computes_in_bfloat16(torch.device("cpu")):  # else it would be emulated
+    SYSTEMS["nuner bfloat16"] = lambda encoder: spacy_run(make_nuner(encoder, "bfloat16"))

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from benchmarks.nuner.systems import make_nuner, make_transformer_ner
 from spacy_universalner.evaluation.provenance import provenance
+from spacy_universalner.precision import computes_in_bfloat16
 from spacy_universalner.pretrained import resolve
 
 HERE = Path(__file__)
@@ -42,8 +43,9 @@ def main(
     systems = {
         "spaCy transformer + ner": make_transformer_ner(folder),
         "nuner float32": make_nuner(folder),
-        "nuner bfloat16": make_nuner(folder, "bfloat16"),
     }
+    if computes_in_bfloat16(torch.device("cpu")):  # else it would be emulated
+        systems["nuner bfloat16"] = make_nuner(folder, "bfloat16")
     seconds: dict[str, list[float]] = {name: [] for name in systems}
     optimizers = {}
     for name, nlp in systems.items():

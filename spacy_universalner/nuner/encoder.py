@@ -18,7 +18,7 @@ def build_nuner_encoder_v1(
     revision: str = "main",
     layers: list[int] = [-1],  # noqa: B006  (confection copies defaults)
     freeze: Literal["none", "all"] | int = "none",
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32",
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "float32",
     window: int = 512,
     stride: int = 64,
     batch_tokens: int = 4096,
@@ -37,7 +37,8 @@ def build_nuner_encoder_v1(
         embeddings and so many of the lowest layers as they are.
     precision (str): "bfloat16" trains under autocast and predicts with rounded weights; "float16"
         is for prediction on a GPU, training it as "bfloat16"; "int8" predicts with dynamically
-        quantised linear layers on the CPU and trains in float32. Weights are saved in float32.
+        quantised linear layers on the CPU and trains in float32; "auto" is "bfloat16" where the
+        device computes in it, else "float32". Weights are saved in float32.
     window (int): Most wordpieces of one forward pass, special tokens included; the encoder's own
         limit if that is lower.
     stride (int): Wordpieces that neighbouring windows of a longer text share.

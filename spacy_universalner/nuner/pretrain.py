@@ -23,13 +23,15 @@ from tqdm import tqdm
 from transformers.modeling_utils import PreTrainedModel
 from transformers.optimization import get_linear_schedule_with_warmup
 
+from ..budget import TimeBudget
+from ..precision import choose_precision
 from ..ty import Passage
 from .backbone import freeze_layers, load_encoder, max_length, transformer_layers
 from .batches import Collator, Rows, plan_batches, tokenize_passage
 from .contrastive import ContrastiveModel, Pooling, bottom_states, encode, without_bottom
 from .probe import FewShotProbe
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 Keep = Literal["last", "dev_loss", "probe"]
 CHUNK = 64
 METRICS_FILE = "pretraining.json"
@@ -45,6 +47,8 @@ class PretrainSettings:
     dev_fraction (float): Share of the passages held out for the validation loss.
     max_length (int): Tokens of a passage at most.
     epochs (int): Passes over the training passages.
+    minutes (float): If they would take longer, fewer steps are taken and the learning rate falls
+        as much sooner; 0 for no limit.
     batch_size (int): Passages a batch, over all processes.
     learning_rate (float): At the end of the warm-up; falls linearly to zero.
     warmup (float): Share of the steps over which it rises.
@@ -57,7 +61,8 @@ class PretrainSettings:
     bias (float): Added to the logits. The paper has none; see `ContrastiveModel`.
     max_concepts (int): Concepts a batch at most, drawn at random; 0 for all.
     dropout (bool): Use the encoders' own dropout in the layers that are trained.
-    precision (str): "float32" or "bfloat16" (autocast).
+    precision (str): "float32", "bfloat16" (autocast), or "auto" for bfloat16 where the device
+        computes in it.
     keep (str): Which epoch's weights are the result: the "last", or the best by "dev_loss" or by
         the few-shot "probe".
     cache_frozen (bool): Compute the frozen layers once and keep their output in memory: 2 or 4
@@ -69,6 +74,7 @@ class PretrainSettings:
     dev_fraction: float = 0.1
     max_length: int = 512
     epochs: int = 10
+    minutes: float = 0.0
     batch_size: int = 48
     learning_rate: float = 3e-5
     warmup: float = 0.1
@@ -99,6 +105,8 @@ class PretrainSettings:
         for name in ("learning_rate", "temperature"):
             if getattr(self, name) <= 0:
                 self._refuse(name, "more than 0")
+        if self.minutes < 0:
+            self._refuse("minutes", "at least 0")
         for name in ("dev_fraction", "warmup", "frozen", "concept_frozen"):
             if not 0 <= getattr(self, name) < 1:
                 self._refuse(name, "at least 0 and less than 1")
@@ -196,10 +204,12 @@ class Pretrainer:
         self.fingerprint = hashlib.sha256(repr((settings, passages)).encode("utf8")).hexdigest()
         # Settings are kept for the whole process: those of a Trainer before would clash with ours.
         AcceleratorState._reset_state(reset_partial_state=True)
+        device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        self.precision = choose_precision(settings.precision, device)
         self.accelerator = Accelerator(
             # Else several processes without a GPU would each train alone.
             cpu=not torch.accelerator.is_available(),
-            mixed_precision="bf16" if settings.precision == "bfloat16" else "no",
+            mixed_precision="bf16" if self.precision == "bfloat16" else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         set_seed(settings.seed)
@@ -217,6 +227,11 @@ class Pretrainer:
         length = min(settings.max_length, max_length(text_encoder))
         train, dev = split_passages(passages, settings.dev_fraction, settings.seed)
         processes = self.accelerator.num_processes
+        if settings.minutes and processes > 1:
+            raise ValueError(
+                f"[pretraining] minutes = {settings.minutes} with {processes} processes: each "
+                "would stop by a clock of its own. Set minutes = 0 and fewer epochs."
+            )
         for part, name in ((train, "to train on"), (dev or train, "to validate on")):
             if len(part) < processes:
                 raise ValueError(
@@ -232,13 +247,15 @@ class Pretrainer:
         ]
         self.best: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
+        self.steps_taken = 0
         self.seconds = 0.0
+        self.spent = 0.0  # seconds, validation and probing included
 
     def run(self) -> None:
         """Train for all epochs that are left."""
         settings, accelerator = self.settings, self.accelerator
         torch_optimizer = make_optimizer(self.encoders, settings)
-        steps = -(-len(self.train) // settings.batch_size)
+        steps = self.steps_per_epoch
         scheduler = get_linear_schedule_with_warmup(
             torch_optimizer,
             round(settings.warmup * steps * settings.epochs),
@@ -254,6 +271,8 @@ class Pretrainer:
             self.seconds += time.perf_counter() - clock
             model, optimizer = accelerator.prepare(self.encoders, torch_optimizer)
             first = self._load_checkpoint(torch_optimizer, scheduler)
+            budget = TimeBudget(steps * settings.epochs, settings.minutes, self.spent)
+            budget.pace(scheduler)
             bar = stack.enter_context(
                 tqdm(
                     total=steps * settings.epochs,
@@ -264,6 +283,8 @@ class Pretrainer:
                 )
             )
             for epoch in range(first, settings.epochs):
+                if budget.progress(self.steps_taken) == 1:
+                    break
                 clock = time.perf_counter()
                 order = random.Random(f"{settings.seed} {epoch}")
                 set_seed(order.getrandbits(32), device_specific=True)  # dropout
@@ -276,6 +297,9 @@ class Pretrainer:
                     optimizer.zero_grad()
                     losses.append(loss.detach())
                     bar.update()
+                    self.steps_taken += 1
+                    if budget.progress(self.steps_taken) == 1:
+                        break
                 self.seconds += time.perf_counter() - clock
                 record = {"epoch": epoch + 1, "loss": self._mean(losses)}
                 model.eval()
@@ -288,8 +312,13 @@ class Pretrainer:
                 self.history.append(record)
                 self._keep_best()
                 bar.set_postfix({name: f"{value:.4g}" for name, value in record.items()})
+                self.spent = budget.spent
                 self._save_checkpoint(torch_optimizer, scheduler)
             load_parameters(self.encoders, self.best)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.train) // self.settings.batch_size)
 
     def metrics(self) -> dict[str, Any]:
         """What is worth knowing about the run: settings, data, losses, speed."""
@@ -302,8 +331,13 @@ class Pretrainer:
             "mentions_lost": sum(passage.lost for passage in passages),
             "epochs": self.history,
             "kept_epoch": self.kept + 1,
+            "precision": self.precision,
+            "steps": self.steps_taken,
+            "steps_planned": self.settings.epochs * self.steps_per_epoch,
             "seconds": round(self.seconds, 1),
-            "words_per_second": round(self.words * len(self.history) / self.seconds, 1),
+            "words_per_second": round(
+                self.words * self.steps_taken / self.steps_per_epoch / self.seconds, 1
+            ),
         }
 
     def _losses(
@@ -409,7 +443,9 @@ class Pretrainer:
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
             "history": self.history,
+            "steps_taken": self.steps_taken,
             "seconds": self.seconds,
+            "spent": self.spent,
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         part = self.checkpoint.with_suffix(".part")
@@ -428,7 +464,9 @@ class Pretrainer:
         scheduler.load_state_dict(state["scheduler"])
         self.best = state["best"]
         self.history = state["history"]
+        self.steps_taken = state["steps_taken"]
         self.seconds += state["seconds"]
+        self.spent = state["spent"]
         return len(self.history)
 
 

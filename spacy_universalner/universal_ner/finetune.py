@@ -23,10 +23,17 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer import Trainer
-from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_callback import (
+    ExportableState,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 from transformers.training_args import TrainingArguments
 
+from ..budget import TimeBudget
+from ..precision import choose_precision
 from ..pretrained import unavailable
 from ..ty import Conversation, Reject
 from .finetune_data import (
@@ -45,9 +52,35 @@ from .models.decoding import count_positions
 METRICS_FILE = "finetune.json"
 
 
+class Clock(TrainerCallback, ExportableState):
+    """Ends a training whose time is over; its checkpoints keep the time spent.
+
+    budget (TimeBudget): Of this training.
+    """
+
+    def __init__(self, budget: TimeBudget) -> None:
+        self.budget = budget
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"spent": self.budget.spent}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        # Loaded with a checkpoint; typed as a list of callbacks, but it is a dict of their states.
+        saved = cast("dict[str, Any]", state.stateful_callbacks).get(type(self).__name__)
+        self.budget.start(saved["attributes"]["spent"] if saved and state.global_step else 0.0)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        control.should_training_stop |= self.budget.progress(state.global_step) == 1
+
+
 class AnswerTrainer(Trainer):
     """A Trainer that projects onto the vocabulary only where something is learned.
 
+    minutes (float): How long it may train; 0 for no limit.
     copying (CopySettings | None): What the first steps teach.
     score (Callable[[PreTrainedModel], float] | None): Called at each evaluation, for `eval_f1`.
     """
@@ -55,15 +88,25 @@ class AnswerTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
+        minutes: float = 0.0,
         copying: CopySettings | None = None,
         score: Callable[[PreTrainedModel], float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, compute_loss_func=answer_loss, **kwargs)
+        self.minutes = minutes
+        self.budget = TimeBudget(1)
         self.copying = copying
         self.score = score
         self.tokens = 0
         self.places = 0
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        self.budget = TimeBudget(num_training_steps, self.minutes)
+        if not self.minutes:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.add_callback(Clock(self.budget))
+        return self.budget.pace(super().create_scheduler(num_training_steps, optimizer))
 
     def evaluate(
         self,
@@ -104,7 +147,7 @@ class AnswerTrainer(Trainer):
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         copies = inputs.pop("copies", None)
         copying = self.copying if model.training else None
-        if copying is None or self.state.global_step >= copying.ratio * self.state.max_steps:
+        if copying is None or self.budget.progress(self.state.global_step) >= copying.ratio:
             with only_targets(head, inputs["labels"]):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         choices, inputs["labels"] = own_tokens(inputs["input_ids"], inputs["labels"])
@@ -161,6 +204,11 @@ def finetune(
     RAISES (OSError): The student cannot be loaded.
     RAISES (ValueError): There is nothing to train on.
     """
+    training = dict(settings.training)
+    if training.get("bf16"):
+        wanted = "auto" if training["bf16"] == "auto" else "bfloat16"
+        device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        training["bf16"] = choose_precision(wanted, device) == "bfloat16"
     arguments = TrainingArguments(
         **{
             "use_cpu": not torch.accelerator.is_available(),
@@ -170,10 +218,15 @@ def finetune(
             "label_names": ["labels"],
             # The other kind cannot train adapters on frozen embeddings.
             "gradient_checkpointing_kwargs": {"use_reentrant": False},
-            **settings.training,
+            **training,
             "output_dir": str(output),
         }
     )
+    if settings.budget.minutes and arguments.world_size > 1:
+        raise ValueError(
+            f"minutes = {settings.budget.minutes} in [budget] with {arguments.world_size} "
+            "processes: each would stop by a clock of its own. Leave [budget] out."
+        )
     set_seed(arguments.seed)
     try:
         tokenizer = AutoTokenizer.from_pretrained(student)
@@ -219,6 +272,7 @@ def finetune(
         ),
         processing_class=tokenizer,
         callbacks=list(callbacks),
+        minutes=settings.budget.minutes,
         copying=copying,
         score=score if asked else None,
     )
@@ -241,6 +295,8 @@ def finetune(
         "copying": None if copying is None else asdict(copying),
         "target_tokens": sum(label != IGNORE_INDEX for row in rows for label in row["labels"]),
         "steps": result.global_step,
+        "steps_planned": trainer.state.max_steps,
+        "bf16": arguments.bf16,
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,

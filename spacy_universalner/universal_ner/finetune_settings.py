@@ -96,19 +96,37 @@ class CopySettings:
 
 
 @dataclass(frozen=True)
+class BudgetSettings:
+    """A limit of time: section [budget].
+
+    minutes (float): If all steps would take longer, fewer are taken, and the learning rate falls
+        and copying ends as much sooner; 0 for no limit.
+    """
+
+    minutes: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.minutes < 0:
+            raise ValueError(f"minutes = {self.minutes} in [budget]: expected at least 0.")
+
+
+@dataclass(frozen=True)
 class FinetuneSettings:
-    """A settings file: sections [data], [training] and, if wanted, [lora] and [copying].
+    """A settings file: [data], [training] and, if wanted, [lora], [copying] and [budget].
 
     data (DataSettings): Conversations to rows.
     training (dict[str, Any]): Fields of `transformers.TrainingArguments`, by their own names.
+        bf16 = "auto" is bfloat16 where the device computes in it.
     lora (LoraSettings | None): None trains all weights.
     copying (CopySettings | None): None for models that can copy.
+    budget (BudgetSettings): How long it may take.
     """
 
     data: DataSettings
     training: dict[str, Any]
     lora: LoraSettings | None = None
     copying: CopySettings | None = None
+    budget: BudgetSettings = BudgetSettings()
 
 
 def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> FinetuneSettings:
@@ -134,6 +152,7 @@ def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> Finetu
         copying=_read_section(CopySettings, config["copying"], f"[copying] in {path}")
         if "copying" in config
         else None,
+        budget=_read_section(BudgetSettings, config.get("budget", {}), f"[budget] in {path}"),
     )
 
 

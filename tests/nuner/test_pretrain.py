@@ -61,7 +61,7 @@ def weights(folder):
 
 def test_the_papers_settings_are_the_defaults():
     found = read_settings(ROOT / "configs" / "pretrain_paper.cfg")
-    assert found == PretrainSettings(precision="bfloat16")
+    assert found == PretrainSettings(precision="auto")
 
 
 @pytest.mark.parametrize("folder", ["configs", "configs/test"])
@@ -76,6 +76,7 @@ def test_the_projects_settings_are_complete(folder):
     ("line", "message"),
     [
         ("epoch = 3", r"has no setting 'epoch'\. Known settings: encoder, seed"),
+        ("minutes = -1", r"minutes = -1\.0 is not possible: expected at least 0"),
         ("epochs = 0", r"epochs = 0 is not possible: expected at least 1"),
         ("epochs = 2.5", r"epochs = 2\.5 in .* is a float, expected a int"),
         ('learning_rate = "low"', r"learning_rate = 'low' in .* is a str, expected a float"),
@@ -121,6 +122,23 @@ def test_bottom_is_a_share_of_the_layers(tiny_bert, share, number):
     free = [layer for layer in encoder.encoder.layer if layer.output.dense.weight.requires_grad]
     assert len(free) == 2 - number
     assert encoder.embeddings.word_embeddings.weight.requires_grad == (number == 0)
+
+
+def test_a_run_ends_with_its_time(tmp_path, settings):
+    short = replace(settings, minutes=1e-4)
+    metrics = pretrain(make_passages(), tmp_path / "encoder", short, progress=False)
+    assert (metrics["steps"], metrics["steps_planned"]) == (1, 15)
+    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1]
+    AutoModel.from_pretrained(tmp_path / "encoder")
+
+
+def test_time_enough_changes_nothing(tmp_path, settings):
+    for name, minutes in (("free", 0.0), ("limited", 10.0)):
+        limited = replace(settings, minutes=minutes)
+        metrics = pretrain(make_passages(), tmp_path / name, limited, progress=False)
+        assert (metrics["steps"], metrics["steps_planned"]) == (15, 15)
+    free, limited = (weights(tmp_path / name) for name in ("free", "limited"))
+    assert all(torch.equal(free[name], limited[name]) for name in free)
 
 
 def test_a_run_learns_and_writes_an_encoder_that_automodel_loads(tmp_path, settings):

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import torch
@@ -38,6 +40,7 @@ from spacy_universalner.universal_ner.finetune_loss import (
     own_tokens,
 )
 from spacy_universalner.universal_ner.finetune_settings import (
+    BudgetSettings,
     CopySettings,
     DataSettings,
     FinetuneSettings,
@@ -618,6 +621,39 @@ def test_killed_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_lengt
         assert torch.equal(after[name], weight), name
 
 
+def test_a_run_ends_with_its_time_and_its_schedule(tiny_llama, tmp_path):
+    settings = replace(make_settings(), budget=BudgetSettings(minutes=1e-4))
+    metrics = finetune(settings, str(tiny_llama), conversations(8), tmp_path)
+    assert (metrics["steps"], metrics["steps_planned"]) == (1, 8)
+    load(tmp_path)
+
+
+def test_time_enough_changes_nothing(tiny_llama, tmp_path):
+    runs = []
+    for minutes in (0.0, 10.0):
+        settings = replace(make_settings(), budget=BudgetSettings(minutes=minutes))
+        runs.append(finetune(settings, str(tiny_llama), conversations(8), tmp_path / f"{minutes}"))
+    losses = [[entry.get("loss") for entry in run["log"]] for run in runs]
+    rates = [[entry.get("learning_rate") for entry in run["log"]] for run in runs]
+    assert losses[0] == losses[1]
+    assert rates[0] == rates[1]
+
+
+def test_time_spent_before_a_checkpoint_counts(tiny_llama, tmp_path):
+    settings = make_settings({"save_strategy": "steps", "save_steps": 2})
+    settings = replace(settings, budget=BudgetSettings(minutes=10))
+    finetune(settings, str(tiny_llama), conversations(8), tmp_path)
+    for later in (4, 6, 8):
+        rmtree(tmp_path / f"checkpoint-{later}")
+    state = tmp_path / "checkpoint-2" / "trainer_state.json"
+    saved = json.loads(state.read_text())
+    assert 0 < saved["stateful_callbacks"]["Clock"]["attributes"]["spent"] < 600
+    saved["stateful_callbacks"]["Clock"]["attributes"]["spent"] = 601
+    state.write_text(json.dumps(saved))
+    metrics = finetune(settings, str(tiny_llama), conversations(8), tmp_path, resume=True)
+    assert metrics["steps"] == 3
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(tiny_llama, tmp_path):
     path = tmp_path / "conversations.jsonl"
@@ -683,10 +719,11 @@ def test_settings_are_read_and_overridden(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[date]\n", "no section 'date'. Known sections: copying, data, lora, training"),
+        ("[date]\n", "no section 'date'. Known sections: budget, copying, data, lora, training"),
         ("[data]\nlength = 3\n", r"\[data\] in .* no setting 'length'. Known .*max_length"),
         ("[training]\nlr = 1\n", r"\[training\] in .* no setting 'lr'. Known .*learning_rate"),
         ('[training]\noutput_dir = "x"\n', "no setting 'output_dir'"),
+        ("[budget]\nminutes = -1\n", r"minutes = -1 in \[budget\]: expected at least 0"),
         ('[data]\nattend = "all"\n', "attend = 'all'.*'conversation'"),
         ("[copying]\nratio = 2\n", "ratio = 2.*between 0 and 1"),
         ('[copying]\nmodels = "llama"\n', "models = 'llama'.*'encoders' or 'all'"),
