@@ -141,6 +141,7 @@ def write_report(run: Run, output: Path) -> list[Path]:
         "colours": COLOURS,
         "figures": figures,
         "stages": group_stages(run.stages),
+        "shortened": find_shortened(run),
         "seconds": sum(stage["seconds"] for stage in run.stages),
         "nuner": {(row["encoder"], row["k"]): row for row in run.metrics["nuner"]["summary"]},
         "types": compare_types(run.metrics),
@@ -207,6 +208,19 @@ def learning_curves(nuner: Mapping[str, Any]) -> dict[str, list[Point]]:
         point = Point(size, name, [run["ents_f"] for run in runs])
         curves.setdefault(row["encoder"], []).append(point)
     return curves
+
+
+def find_shortened(run: Run) -> list[tuple[str, int, int]]:
+    """Trainings that a limit of time has ended before their last step.
+
+    run (Run): What is reported.
+    RETURNS (list[tuple[str, int, int]]): The stage, its steps, and those that were planned.
+    """
+    logs = {"pretrain": run.pretraining, "finetune": run.finetuning}
+    counts = {stage: (log["steps"], log["steps_planned"]) for stage, log in logs.items() if log}
+    return [
+        (stage, steps, planned) for stage, (steps, planned) in counts.items() if steps < planned
+    ]
 
 
 def group_stages(steps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -68,9 +68,11 @@ def add_logs(metrics: Path, training: Path) -> None:
     epochs = [{"epoch": i, "loss": 1 / i, "dev_loss": 2 / i} for i in (1, 2, 3)]
     pretraining = {"epochs": epochs, "settings": {"encoder": "embedded", "seed": 0}}
     pretraining |= {"passages": {"train": 90, "dev": 10}, "concepts": 32, "seconds": 400.0}
+    pretraining |= {"steps": 30, "steps_planned": 30}
     write(training / "nuner-encoder" / "pretraining.json", pretraining)
     log = [{"loss": 2.0, "step": 10}, {"loss": 1.0, "step": 20}, {"train_runtime": 3.0}]
     finetuning = {"log": log, "parameters": 1234567, "conversations": 55, "seconds": 61.0}
+    finetuning |= {"steps": 1200, "steps_planned": 2500}
     write(training / "uniner" / "finetune.json", finetuning)
 
 

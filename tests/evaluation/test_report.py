@@ -182,3 +182,12 @@ def test_steps_are_summed_by_stage():
 )
 def test_durations_are_read_at_a_glance(seconds: float, text: str):
     assert duration(seconds).replace("\xa0", " ") == text
+
+
+def test_a_training_cut_short_is_told(report: Path, page: Page):
+    markdown = (report / "report.md").read_text("utf8")
+    assert "`finetune` took 1,200 of 2,500 steps" in markdown
+    assert "`pretrain` took" not in markdown
+    text = " ".join(page.text.split())
+    assert "took 1,200 of 2,500 steps" in text
+    assert text.count("limit of time in its settings was reached") == 1
