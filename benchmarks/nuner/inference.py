@@ -143,6 +143,9 @@ def compare_precisions(pipeline: Path, gold: Path) -> dict[str, float]:
 def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
+        "    python -m benchmarks.nuner.inference corpus/nuner.jsonl \\",
+        "        --pipeline training/nuner/nuner/full/model-best --gold corpus/gold_test.spacy",
+        "",
         f"{results['sentences']:,} sentences, {results['words']:,} words, "
         f"{results['threads']} threads, {results['provenance']['machine']['processor']}.",
         "",

@@ -147,6 +147,8 @@ def main(
     }
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf8")
     lines = [
+        f"    python -m benchmarks.nuner.pretraining {corpus} --sentences {sentences}",
+        "",
         f"{len(passages):,} sentences, {epochs} epochs, {threads} threads; losses x 1,000.",
         "",
         "| | words/s | ratio | loss by epoch | validation loss by epoch |",

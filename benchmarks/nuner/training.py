@@ -70,6 +70,8 @@ def main(
     results["provenance"] = provenance([data])
     HERE.with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf8")
     lines = [
+        "    python -m benchmarks.nuner.training corpus/gold_train.spacy",
+        "",
         f"{n_words:,} words an epoch, batches of {batch_size}, {threads} threads, "
         f"{results['provenance']['machine']['processor']}.",
         "",

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from spacy_universalner.data.readers import read_conversations
 from spacy_universalner.evaluation.provenance import provenance
+from spacy_universalner.precision import choose_precision
 from spacy_universalner.ty import Conversation
 from spacy_universalner.universal_ner.finetune import METRICS_FILE, encode_all, finetune
 from spacy_universalner.universal_ner.finetune_data import Collator, LengthGroupedSampler
@@ -70,6 +71,8 @@ def main(
     }
     HERE.with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf8")
     lines = [
+        f"    python -m benchmarks.universal_ner.finetuning {data} {student}",
+        "",
         f"{results['tokens']:,} tokens, batches of "
         f"{settings.training['per_device_train_batch_size']}, {threads} threads, "
         f"{results['provenance']['machine']['processor']}.",
@@ -118,11 +121,12 @@ def run_plain(
         num_warmup_steps=round(training["warmup_ratio"] * len(batches)),
         num_training_steps=len(batches),
     )
+    half = choose_precision("auto", model.device) == "bfloat16"
     clock = time.perf_counter()
     for batch in batches:
         inputs = collate([rows[number] for number in batch])
         inputs.pop("lengths")
-        with autocast(training.get("bf16", False)):
+        with autocast(half):
             loss: Tensor = model(**inputs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -17,6 +17,8 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
     lines = [
         "# `universal_ner` against other ways to ask the same model",
         "",
+        "    python -m benchmarks.universal_ner",
+        "",
         f"{machine['device']}, CPU threads: {machine['threads']}, {machine['clock']} time, PyTorch "
         f"{machine['torch']}. "
         "Random weights, greedy decoding, 16 tokens an answer; seconds per document. "
