@@ -283,7 +283,7 @@ class Pretrainer:
                 )
             )
             for epoch in range(first, settings.epochs):
-                if budget.progress(self.steps_taken) == 1:
+                if self.steps_taken and budget.progress(self.steps_taken) == 1:
                     break
                 clock = time.perf_counter()
                 order = random.Random(f"{settings.seed} {epoch}")
