@@ -107,22 +107,20 @@ def sentencepiece_like_tokenizer() -> Tokenizer:
 
 
 def wordpiece_vocabulary() -> list[str]:
-    """A WordPiece vocabulary: characters, their continuations and the words of `TEXTS`."""
-    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    trained.normalizer = normalizers.BertNormalizer(lowercase=True)
-    trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    """A WordPiece vocabulary: characters, their continuations and the words of `TEXTS`.
+
+    A trainer would settle ties between words as it happens, anew in each process.
+    """
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=600,
-        special_tokens=specials,
-        initial_alphabet=letters,
-        show_progress=False,
-    )
-    trained.train_from_iterator(TEXTS, trainer)
-    vocabulary = trained.get_vocab()
-    words = sorted(vocabulary, key=lambda word: vocabulary[word])
-    return words + [f"##{letter}" for letter in letters if f"##{letter}" not in vocabulary]
+    letters = {chr(code) for code in range(33, 127) if not chr(code).isupper()}
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = {
+        word
+        for text in TEXTS
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+    }
+    return specials + sorted(letters | {f"##{letter}" for letter in letters} | words)
 
 
 def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
