@@ -107,7 +107,7 @@ def sentencepiece_like_tokenizer() -> Tokenizer:
 
 
 def wordpiece_vocabulary() -> list[str]:
-    """A WordPiece vocabulary: characters, their continuations and the words of `TEXTS`.
+    """A WordPiece vocabulary: characters, their continuations, words of `TEXTS` and their ends.
 
     A trainer would settle ties between words as it happens, anew in each process.
     """
@@ -120,7 +120,8 @@ def wordpiece_vocabulary() -> list[str]:
         for text in TEXTS
         for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
     }
-    return specials + sorted(letters | {f"##{letter}" for letter in letters} | words)
+    ends = {f"##{word[start:]}" for word in words for start in range(1, len(word))}
+    return specials + sorted(letters | {f"##{letter}" for letter in letters} | words | ends)
 
 
 def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
