@@ -27,12 +27,8 @@ from spacy_universalner.evaluation.benchmarks import FEW_SHOT, PUBLISHED_ABLATIO
 from spacy_universalner.evaluation.fewshot import summarize_runs
 from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.nuner.backbone import load_encoder, transformer_layers
-from spacy_universalner.nuner.pretrain import (
-    PretrainSettings,
-    pretrain,
-    read_settings,
-    split_passages,
-)
+from spacy_universalner.nuner.pretrain import pretrain, split_passages
+from spacy_universalner.nuner.pretrain_settings import PretrainSettings, read_settings
 from spacy_universalner.ty import Passage
 
 # What is varied: the name of its table.

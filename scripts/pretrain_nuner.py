@@ -7,7 +7,8 @@ from spacy.cli._util import parse_config_overrides
 from wasabi import msg
 
 from spacy_universalner.data.readers import read_passages
-from spacy_universalner.nuner.pretrain import METRICS_FILE, pretrain, read_settings
+from spacy_universalner.nuner.pretrain import METRICS_FILE, pretrain
+from spacy_universalner.nuner.pretrain_settings import read_settings
 from spacy_universalner.nuner.probe import FewShotProbe
 
 

@@ -13,7 +13,7 @@ from weasel.util import load_project_config
 
 from scripts.ablate_nuner import cover, cut_encoder, cut_to_words, make_variants
 from spacy_universalner.data.readers import write_passages
-from spacy_universalner.nuner.pretrain import PretrainSettings
+from spacy_universalner.nuner.pretrain_settings import PretrainSettings
 from spacy_universalner.ty import Mention, Passage
 from tests.evaluation.project import run, write_benchmarks
 

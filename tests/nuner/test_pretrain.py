@@ -19,12 +19,11 @@ from spacy_universalner.data.readers import write_passages
 from spacy_universalner.nuner.pretrain import (
     CONCEPT_ENCODER,
     METRICS_FILE,
-    PretrainSettings,
     freeze_bottom,
     pretrain,
-    read_settings,
     split_passages,
 )
+from spacy_universalner.nuner.pretrain_settings import PretrainSettings, read_settings
 from spacy_universalner.nuner.probe import FewShotProbe
 from spacy_universalner.ty import Mention, Passage
 from tests.processes import launch
