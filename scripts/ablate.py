@@ -25,7 +25,11 @@ from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.ty import Conversation, Passage
 from spacy_universalner.universal_ner.finetune import finetune
 from spacy_universalner.universal_ner.finetune_dev import score_answers
-from spacy_universalner.universal_ner.finetune_settings import FinetuneSettings, read_settings
+from spacy_universalner.universal_ner.finetune_settings import (
+    BudgetSettings,
+    FinetuneSettings,
+    read_settings,
+)
 
 SENTENCES, PASSAGES, GOLD = "held-out sentences", "held-out passages", "gold task"
 
@@ -39,6 +43,7 @@ class Variant:
     gold (bool): Also train on the gold task, whose labels conflict with the corpus's types.
     named (bool): Name the data set of each text, in training and when asked (Figure 3).
     acknowledgement (bool): Also learn the fixed acknowledgement, as the released code does.
+    share (float): How much of the texts, and so of the steps, there is.
     """
 
     negatives: Strategy = "frequency"
@@ -46,11 +51,13 @@ class Variant:
     gold: bool = False
     named: bool = False
     acknowledgement: bool = False
+    share: float = 1.0
 
     @property
     def name(self) -> str:
         flags = [key for key in ("gold", "named", "acknowledgement") if getattr(self, key)]
-        return "-".join([self.negatives, self.ask, *flags])
+        parts = [f"{self.share:g}"] if self.share < 1 else []
+        return "-".join([self.negatives, self.ask, *flags, *parts])
 
     @property
     def template(self) -> str:
@@ -89,6 +96,14 @@ FACTORS = {
             "answers and acknowledgement": Variant(acknowledgement=True),
         },
     ),
+    "size": (
+        "Training texts",
+        {
+            "a quarter": Variant(share=0.25),
+            "half": Variant(share=0.5),
+            "all": Variant(),
+        },
+    ),
 }
 
 app = typer.Typer(add_completion=False)
@@ -108,7 +123,7 @@ def main(
         Path, typer.Option(exists=True, help="JSON: what the gold labels mean")
     ] = Path("configs/definitions.json"),
     benchmarks: Annotated[
-        Path | None, typer.Option(exists=True, help="Folder with test sets of CrossNER and MIT")
+        Path | None, typer.Option(help="Folder with test sets of CrossNER and MIT, those it has")
     ] = None,
     factor: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(FACTORS)}; all by default")
@@ -185,6 +200,7 @@ class Data:
         sentences = self._corpus(self.sentences, variant, "train")
         sampler = NegativeSampler(count_types(sentences), variant.negatives)
         sentences = Random(seed).sample(sentences, min(texts, len(sentences)))
+        sentences = sentences[: round(variant.share * len(sentences))]
         dataset = "corpus" if variant.named else None
         conversations = list(build_conversations(sentences, sampler, dataset=dataset, seed=seed))
         if variant.gold:
@@ -274,6 +290,7 @@ def train_and_score(
     settings = replace(
         settings,
         data=replace(settings.data, **changed),
+        budget=BudgetSettings(),  # as many steps for each, however long they take
         training={**settings.training, "seed": seed, "save_strategy": "no"},
     )
     with TemporaryDirectory() as folder:

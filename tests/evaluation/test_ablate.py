@@ -108,6 +108,13 @@ def test_seeds_draw_their_own_texts_and_negatives(data: Data) -> None:
     assert all(question.answers for item in none for question in item.questions)
 
 
+def test_a_share_of_the_texts_is_a_part_of_them(data: Data) -> None:
+    whole = {item.text for item in data.train(Variant(), 20, 0)}
+    half = {item.text for item in data.train(Variant(share=0.5), 20, 0)}
+    assert (len(half), len(whole)) == (10, 20)
+    assert half < whole
+
+
 @pytest.mark.slow
 def test_tables_have_every_row_and_runs_are_kept(
     data: Data, tmp_path: Path, tiny_bert_decoder: Path
@@ -129,7 +136,7 @@ def test_tables_have_every_row_and_runs_are_kept(
     for title, rows in FACTORS.values():
         assert f"### {title}" in table
         assert all(f"\n| {row} | " in table for row in rows)
-    assert table.count(f"| Choice | {SENTENCES} | {PASSAGES} | {GOLD} | Mean |") == 3
+    assert table.count(f"| Choice | {SENTENCES} | {PASSAGES} | {GOLD} | Mean |") == 4
     # Passages have no definitions.
     assert f"| Choice | {SENTENCES} | {GOLD} | Mean |" in table
     report = json.loads((tmp_path / "out/ablations.json").read_text("utf8"))
@@ -137,7 +144,7 @@ def test_tables_have_every_row_and_runs_are_kept(
     assert len(report["provenance"]["data"]) == 5
     assert len(report["factors"]["negatives"]["none"]["mean"]["values"]) == 1
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").iterdir()}
-    assert len(kept) == 8
+    assert len(kept) == 10
     assert run() == table
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
