@@ -156,7 +156,7 @@ def measure_budgets(model: HFModel) -> list[dict[str, float]]:
 
 
 def measure_documents(model: HFModel, most: int) -> list[dict[str, float]]:
-    """Seconds per document over many documents, in one stream."""
+    """Milliseconds per document over many documents, in one stream."""
     texts = [passage.text for passage in read_passages(GOLD)]
     rows = []
     # From about 1,000 on a batch is as large as the budget allows.
