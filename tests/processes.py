@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "0"}
 
 
-def launch(number: int, *command: object, seconds: float = 120, **environment: str) -> str:
+def launch(number: int, *command: object, seconds: float = 300, **environment: str) -> str:
     """`python -m MODULE ...` as so many processes; all end with the time.
 
     `accelerate launch --cpu` would start a single process, however many it is asked for.

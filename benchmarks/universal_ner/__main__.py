@@ -29,8 +29,8 @@ from benchmarks.universal_ner.report import plot, write_tables
 from spacy_universalner.data.readers import read_passages
 from spacy_universalner.ty import Prompt
 from spacy_universalner.universal_ner.models.closing import find_close
-from spacy_universalner.universal_ner.models.decoding import Tree
 from spacy_universalner.universal_ner.models.hf import HFModel, make_hf_model
+from spacy_universalner.universal_ner.models.trees import Tree
 from spacy_universalner.universal_ner.models.weights import load_model
 from spacy_universalner.universal_ner.prompt import build_prompts
 from spacy_universalner.universal_ner.tokenization import encode_pieces
@@ -39,14 +39,14 @@ LENGTHS = (64, 220, 440)  # tokens of text
 TYPES = (1, 5, 10, 25)
 ANSWER = 16  # tokens; the weights are random, so that no answer ends earlier
 AROUND = 100  # tokens that prompt and answer have beside the text, at most
-TOGETHER = 16  # documents at once, for `universal_ner`
+TOGETHER = 32  # documents at once, for `universal_ner`
 LABELS = [
     *("person", "organization", "location", "date", "event", "product", "work of art", "law"),
     *("language", "nationality", "money", "percentage", "time", "quantity", "disease", "drug"),
     *("gene", "protein", "software", "programming language", "malware", "vulnerability"),
     *("company", "political party", "university"),
 ]
-GOLD = Path("assets/gold_train.jsonl")
+GOLD = [Path(f"assets/gold_{part}.jsonl") for part in ("train", "dev", "test")]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -157,7 +157,7 @@ def measure_budgets(model: HFModel) -> list[dict[str, float]]:
 
 def measure_documents(model: HFModel, most: int) -> list[dict[str, float]]:
     """Milliseconds per document over many documents, in one stream."""
-    texts = [passage.text for passage in read_passages(GOLD)]
+    texts = read_texts()
     rows = []
     # From about 1,000 on a batch is as large as the budget allows.
     for count in (most // 10, 3 * most // 10, most):
@@ -193,10 +193,15 @@ def forward_rate(model: HFModel) -> float:
 
 def ask_for(model: HFModel, length: int, types: int, count: int) -> list[list[Prompt]]:
     """Prompts about `count` different texts of `length` tokens."""
-    text = " ".join(passage.text for passage in read_passages(GOLD))
+    text = " ".join(read_texts())
     offsets = model.token_offsets(text[: 8 * length * (count + 1) + 100])
     texts = [text[offsets[i * length][0] : offsets[(i + 1) * length - 1][1]] for i in range(count)]
     return [build_prompts(text, LABELS[:types]) for text in texts]
+
+
+def read_texts() -> list[str]:
+    """The sentences of the gold task."""
+    return [passage.text for path in GOLD for passage in read_passages(path)]
 
 
 def least_tokens(model: HFModel, prompts: Sequence[Prompt]) -> int:

@@ -40,14 +40,16 @@ from .finetune_data import (
     IGNORE_INDEX,
     Collator,
     LengthGroupedSampler,
+    PhasedSampler,
     Row,
+    Rows,
     encode_conversation,
     was_encoder,
 )
 from .finetune_dev import score_answers
 from .finetune_loss import answer_loss, guide_attention, only_targets, own_tokens
 from .finetune_settings import CopySettings, DataSettings, FinetuneSettings, LoraSettings
-from .models.decoding import count_positions
+from .models.positions import count_positions
 
 METRICS_FILE = "finetune.json"
 
@@ -124,14 +126,21 @@ class AnswerTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.args.group_by_length:
             return super()._get_train_sampler(train_dataset)
-        rows = cast("Sequence[Row]", self.train_dataset)
-        return LengthGroupedSampler(
+        dataset = self.train_dataset
+        rows = dataset.rows if isinstance(dataset, Rows) else cast("Sequence[Row]", dataset)
+        sampler = LengthGroupedSampler(
             [len(row["input_ids"]) for row in rows],
             self.args.train_batch_size
             * self.args.gradient_accumulation_steps
             * self.args.world_size,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
+        return PhasedSampler(sampler, self.is_copying) if isinstance(dataset, Rows) else sampler
+
+    def is_copying(self) -> bool:
+        """Whether the step to come is one of those that teach to copy."""
+        done = self.budget.progress(self.state.global_step)
+        return self.copying is not None and done < self.copying.ratio
 
     def compute_loss(
         self,
@@ -146,8 +155,8 @@ class AnswerTrainer(Trainer):
             self.places += inputs["input_ids"].numel()
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         copies = inputs.pop("copies", None)
-        copying = self.copying if model.training else None
-        if copying is None or self.budget.progress(self.state.global_step) >= copying.ratio:
+        copying = self.copying if model.training and self.is_copying() else None
+        if copying is None:
             with only_targets(head, inputs["labels"]):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         choices, inputs["labels"] = own_tokens(inputs["input_ids"], inputs["labels"])
@@ -262,7 +271,7 @@ def finetune(
     trainer = AnswerTrainer(
         model=model,
         args=arguments,
-        train_dataset=rows,
+        train_dataset=rows if copying is None or copying.absent else Rows(rows),
         eval_dataset=dev_rows or None,
         data_collator=Collator(
             tokenizer.eos_token_id if pad is None else pad,

@@ -6,19 +6,19 @@ which question it belongs to: 0 for the text and what comes before the first que
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..ty import Conversation, Reject
-from .models.decoding import first_position
+from .models.positions import first_position
 from .prompt import conversation_pieces, get_template
 from .tokenization import encode_pieces, end_token_id
 
@@ -28,19 +28,22 @@ Attend = Literal["conversation", "question"]
 
 
 class Row(TypedDict):
-    """One training sequence; the lists are equally long."""
+    """One training sequence: three lists of equal length, and the questions answered by `[]`."""
 
     input_ids: list[int]
     labels: list[int]
     segments: list[int]
+    absent: list[int]
 
 
 @dataclass(frozen=True)
 class _Turns:
-    """Ids and labels of a stretch of a conversation that ends with the end of a turn."""
+    """Ids and labels of a stretch of a conversation that ends with the end of a turn, and whether
+    it asks for what the text does not have."""
 
     ids: list[int]
     labels: list[int]
+    absent: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,9 +98,11 @@ def encode_conversation(
     row: list[_Turns] = []
     length = len(text)
     asked = [question.type for question in conversation.questions]
+    absent = [not question.answers for question in conversation.questions]
     if get_template(template).all_types:
-        asked = [", ".join(asked)]
-    for question, type in zip(questions, asked, strict=True):
+        asked, absent = [", ".join(asked)], [all(absent)]
+    for turns, type, is_absent in zip(questions, asked, absent, strict=True):
+        question = replace(turns, absent=is_absent)
         if len(text) + len(question) > positions:
             rejects.append(Reject(type, f"longer than {positions} tokens with its text"))
             continue
@@ -117,7 +122,42 @@ def _make_row(text: _Turns, questions: Sequence[_Turns]) -> Row:
         input_ids=[token for turn in turns for token in turn.ids],
         labels=[label for turn in turns for label in turn.labels],
         segments=[number for number, turn in enumerate(turns) for _ in turn.ids],
+        absent=[number for number, turn in enumerate(turns) if turn.absent],
     )
+
+
+def without_absent(row: Row) -> Row:
+    """Leave out the questions about what the text does not have.
+
+    row (Row): The row.
+    RETURNS (Row): The rest, or all of it where nothing else is asked.
+    """
+    if len(row["absent"]) == max(row["segments"]):
+        return row
+    kept = [i for i, segment in enumerate(row["segments"]) if segment not in row["absent"]]
+    return Row(
+        input_ids=[row["input_ids"][i] for i in kept],
+        labels=[row["labels"][i] for i in kept],
+        segments=[row["segments"][i] for i in kept],
+        absent=[],
+    )
+
+
+class Rows(Dataset[Row]):
+    """Rows by number; with the number comes whether absent types are asked for.
+
+    rows (Sequence[Row]): All.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: tuple[int, bool]) -> Row:
+        number, absent = index
+        return self.rows[number] if absent else without_absent(self.rows[number])
 
 
 @dataclass(frozen=True)
@@ -242,6 +282,27 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+class PhasedSampler(Sampler[tuple[int, bool]]):
+    """Says with each row's number whether absent types are asked for yet (see `Rows`).
+
+    sampler (LengthGroupedSampler): Gives the numbers.
+    is_copying (Callable[[], bool]): Whether the training is still in its first steps.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler, is_copying: Callable[[], bool]) -> None:
+        self.sampler = sampler
+        self.is_copying = is_copying
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[int, bool]]:
+        return ((number, not self.is_copying()) for number in self.sampler)
 
 
 def _pad(rows: Sequence[list[int]], value: int) -> torch.Tensor:

@@ -10,7 +10,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from ..evaluation.metrics import Counts, Scores, count_strings, total
 from ..ty import Conversation
 from .models.answering import Answering
-from .models.decoding import Decoder, count_positions
+from .models.decoding import Decoder
+from .models.positions import count_positions
 from .parser import parse_list, parse_object
 from .prompt import build_prompts, get_template
 from .tokenization import end_token_id

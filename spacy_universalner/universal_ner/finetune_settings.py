@@ -74,6 +74,8 @@ class CopySettings:
     guidance (float): Weight in these steps of a second loss, which leads the attention of some
         heads from where a token is written to where it stands in the text: the negative logarithm
         of the share that gets there, as in guided alignment (Chen et al. 2016) for translation.
+    absent (bool): False leaves out, in these steps, the questions about types that the text does
+        not have: their answers have nothing to copy. It needs `group_by_length` in [training].
     layers (list[int]): The layers that are guided; -1 is the last.
     heads (int): How many heads of each.
     models (str): "encoders": only models that were made of an encoder are taught. "all": also those
@@ -82,6 +84,7 @@ class CopySettings:
 
     ratio: float = 0.5
     guidance: float = 1.0
+    absent: bool = True
     layers: list[int] = field(default_factory=lambda: [-1])
     heads: int = 4
     models: Literal["encoders", "all"] = "encoders"
@@ -127,6 +130,13 @@ class FinetuneSettings:
     lora: LoraSettings | None = None
     copying: CopySettings | None = None
     budget: BudgetSettings = BudgetSettings()
+
+    def __post_init__(self) -> None:
+        copying = self.copying
+        if copying and not copying.absent and not self.training.get("group_by_length"):
+            raise ValueError(
+                "absent = false in [copying] needs group_by_length = true in [training]."
+            )
 
 
 def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> FinetuneSettings:

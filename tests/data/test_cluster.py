@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 NUNER = ROOT / "configs" / "annotate_nuner.cfg"
 
 
-def run_on_cluster(*arguments: object, seconds: float = 100) -> None:
+def run_on_cluster(*arguments: object, seconds: float = 300) -> None:
     """`python -m scripts.annotate_cluster`; it and all that it started end with the time."""
     command = [sys.executable, "-m", "scripts.annotate_cluster", *map(str, arguments)]
     process = subprocess.Popen(

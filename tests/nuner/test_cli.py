@@ -112,7 +112,7 @@ def test_several_processes_after_use_in_this_one(trained):
         "    assert run(nlp, batch_size=80) == run(nlp, n_process=2, batch_size=20)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
 

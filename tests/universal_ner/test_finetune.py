@@ -32,6 +32,7 @@ from spacy_universalner.universal_ner.finetune_data import (
     Collator,
     encode_conversation,
     find_copies,
+    without_absent,
 )
 from spacy_universalner.universal_ner.finetune_loss import (
     answer_loss,
@@ -185,6 +186,28 @@ def split_row(row):
     for token, label, segment in zip(row["input_ids"], row["labels"], row["segments"], strict=True):
         turns[segment].append((token, label))
     return turns[0], turns[1:]
+
+
+@pytest.mark.parametrize("attend", ["conversation", "question"])
+def test_a_row_without_absent_types_is_that_of_the_others(folder, attend):
+    _, tokenizer = load(folder)
+    present = replace(CONVERSATION, questions=CONVERSATION.questions[::2])
+    (whole,), (rest,) = (
+        encode_conversation(tokenizer, item, attend=attend)[0] for item in (CONVERSATION, present)
+    )
+    assert whole["absent"] == [2]
+    left = without_absent(whole)
+    assert (left["input_ids"], left["labels"]) == (rest["input_ids"], rest["labels"])
+    assert [{1: 1, 3: 2}.get(each, each) for each in left["segments"]] == rest["segments"]
+    assert without_absent(left) == left
+
+
+def test_a_row_of_absent_types_alone_stays(tiny_gpt2):
+    _, tokenizer = load(tiny_gpt2)
+    absent = replace(CONVERSATION, questions=(Question("city"), Question("year")))
+    (row,), _ = encode_conversation(tokenizer, absent)
+    assert row["absent"] == [1, 2]
+    assert without_absent(row) == row
 
 
 def test_context_of_the_model_limits_a_question_not_a_row_of_separate_ones(tiny_gpt2):
@@ -379,6 +402,22 @@ def test_only_encoders_are_taught_to_copy(request, name, taught, tmp_path):
         tmp_path,
     )
     assert (metrics["copying"] is not None) == taught
+
+
+@pytest.mark.parametrize(("ratio", "copying_steps"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+def test_absent_types_wait_until_copying_is_learned(tiny_llama, tmp_path, ratio, copying_steps):
+    settings = make_settings({"group_by_length": True, "num_train_epochs": 2})
+    copying = CopySettings(ratio=ratio, guidance=0.0, absent=False, models="all")
+    metrics = finetune(
+        replace(settings, copying=copying), str(tiny_llama), [CONVERSATION] * 4, tmp_path
+    )
+    _, tokenizer = load(tiny_llama)
+    lengths = []
+    for questions in (CONVERSATION.questions[::2], CONVERSATION.questions):
+        (row,), _ = encode_conversation(tokenizer, replace(CONVERSATION, questions=questions))
+        lengths.append(len(row["input_ids"]))
+    assert metrics["steps"] == 4
+    assert metrics["tokens"] == 2 * (copying_steps * lengths[0] + (4 - copying_steps) * lengths[1])
 
 
 def test_guided_heads_look_where_the_copied_tokens_stand(folder, tmp_path):
@@ -727,7 +766,8 @@ def test_settings_are_read_and_overridden(tmp_path):
         ('[data]\nattend = "all"\n', "attend = 'all'.*'conversation'"),
         ("[copying]\nratio = 2\n", "ratio = 2.*between 0 and 1"),
         ('[copying]\nmodels = "llama"\n', "models = 'llama'.*'encoders' or 'all'"),
-        ("[copying]\nshare = 0.5\n", "no setting 'share'. Known settings: guidance, heads, layers"),
+        ("[copying]\nabsent = false\n", r"absent = false in \[copying\] needs group_by_length"),
+        ("[copying]\nshare = 0.5\n", "no setting 'share'. Known settings: absent, guidance, heads"),
     ],
 )
 def test_unknown_settings_are_named(tmp_path, text, message):

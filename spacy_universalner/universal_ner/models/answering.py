@@ -13,13 +13,9 @@ from spacy_universalner.ty import Answer, Prompt
 from spacy_universalner.universal_ner.models.batching import Budget, Job, batches, split
 from spacy_universalner.universal_ner.models.closing import find_close
 from spacy_universalner.universal_ner.models.constrain import FromText, read_source
-from spacy_universalner.universal_ner.models.decoding import (
-    AnyAnswer,
-    Decoder,
-    Listener,
-    Written,
-)
+from spacy_universalner.universal_ner.models.decoding import AnyAnswer, Decoder
 from spacy_universalner.universal_ner.models.spelling import is_lossy, respell, spell
+from spacy_universalner.universal_ner.models.trees import Listener, Written
 from spacy_universalner.universal_ner.tokenization import encode_prompt, end_token_id
 
 # Trees are sorted by size within this many batches' worth of them: more would pad less and keep

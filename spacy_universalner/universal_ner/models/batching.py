@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from spacy_universalner.universal_ner.models.decoding import Tree
+from spacy_universalner.universal_ner.models.trees import Tree
 
 
 @dataclass

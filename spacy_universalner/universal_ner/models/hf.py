@@ -14,7 +14,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from spacy_universalner.ty import Answer
 from spacy_universalner.universal_ner.models.answering import Answering
-from spacy_universalner.universal_ner.models.decoding import Decoder, count_positions
+from spacy_universalner.universal_ner.models.decoding import Decoder
+from spacy_universalner.universal_ner.models.positions import count_positions
 from spacy_universalner.universal_ner.models.weights import (
     Source,
     fingerprint,

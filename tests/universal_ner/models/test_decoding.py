@@ -25,12 +25,9 @@ from transformers import (
 
 from spacy_universalner.universal_ner.models.batching import Budget, Job, batches, split
 from spacy_universalner.universal_ner.models.cache import RoomyCache
-from spacy_universalner.universal_ner.models.decoding import (
-    AnyAnswer,
-    Decoder,
-    Tree,
-    count_positions,
-)
+from spacy_universalner.universal_ner.models.decoding import AnyAnswer, Decoder
+from spacy_universalner.universal_ner.models.positions import count_positions
+from spacy_universalner.universal_ner.models.trees import Tree
 
 FAMILIES = ["tiny_llama", "tiny_gpt2", "tiny_neox", "tiny_bert_decoder"]
 # Every eleventh token ends an answer, so that answers end early, late and not at all.
