@@ -7,18 +7,19 @@ import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from spacy.cli._util import parse_config_overrides, setup_gpu
+from spacy.cli._util import parse_config_overrides
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 from spacy.vocab import Vocab
-from tqdm import tqdm
 from wasabi import msg
 
+from scripts.side_by_side import side_by_side
 from scripts.train_few_shot import fine_tune, parse_encoder
 from spacy_universalner.data.readers import read_json_lines
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, PUBLISHED_FINE_TUNED
@@ -55,6 +56,9 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences of a batch")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Test sentences at most")] = None,
     resume: Annotated[bool, typer.Option(help="Keep the runs that OUTPUT has already")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes at once; default: one a core, 1 on a GPU")
+    ] = None,
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
     """Train every encoder on every sample in SAMPLES of a data set that has a test file.
@@ -63,7 +67,6 @@ def main(
     the seeds to OUTPUT/fine_tuned.json and .md. Settings of CONFIG can be overridden as in `spacy
     train`: --components.nuner.model.head mlp.
     """
-    setup_gpu(gpu_id, silent=True)
     overrides = parse_config_overrides(context.args)
     encoders = dict(parse_encoder(pair) for pair in encoder)
     tests = {path.stem.removesuffix("_test"): path for path in test}
@@ -80,32 +83,28 @@ def main(
     log = output / "fine_tuned.jsonl"
     runs = [run for _, run in read_json_lines(log)] if resume and log.is_file() else []
     done = {(run["encoder"], run["sample"]) for run in runs}
-    docs = {name: read_docs(path, limit) for name, path in tests.items()}
+    order = [(name, sample) for sample in found for name in encoders]
     todo = [
-        (name, path, sample)
-        for sample in found
-        for name, path in encoders.items()
+        (name, encoders[name], sample)
+        for name, sample in order
         if (name, sample.path.stem) not in done
     ]
+    train = partial(
+        train_and_score,
+        config=config,
+        tests=tests,
+        limit=limit,
+        epochs=epochs,
+        batch_size=batch_size,
+        overrides=overrides,
+        gpu_id=gpu_id,
+    )
     with log.open("a" if done else "w", encoding="utf8") as file:
-        for name, path, sample in tqdm(todo, desc="Fine-tuning", unit="run"):
-            clock = time.perf_counter()
-            nlp = fine_tune(
-                config,
-                path,
-                sample.path,
-                seed=sample.seed,
-                epochs=epochs,
-                batch_size=batch_size,
-                gpu_id=gpu_id,
-                overrides=overrides,
-            )
-            run: dict[str, Any] = {"encoder": name, "path": path, "sample": sample.path.stem}
-            run |= {"data": sample.data, "unit": sample.unit, "k": sample.k, "seed": sample.seed}
-            run |= score(nlp, docs[sample.data])
-            run["seconds"] = round(time.perf_counter() - clock, 1)
+        for run in side_by_side(train, todo, jobs=jobs, gpu_id=gpu_id, desc="Fine-tuning"):
             print(json.dumps(run), file=file, flush=True)
             runs.append(run)
+    ranks = {(name, sample.path.stem): rank for rank, (name, sample) in enumerate(order)}
+    runs.sort(key=lambda run: ranks.get((run["encoder"], run["sample"]), len(ranks)))
     results = {
         "runs": runs,
         "summary": summarize(runs),
@@ -121,6 +120,40 @@ def main(
     msg.good(f"{output}/fine_tuned.json, {output}/fine_tuned.md")
 
 
+def train_and_score(
+    run: tuple[str, str, Sample],
+    *,
+    config: Path,
+    tests: Mapping[str, Path],
+    limit: int | None,
+    epochs: int,
+    batch_size: int,
+    overrides: dict[str, Any],
+    gpu_id: int,
+) -> dict[str, Any]:
+    """Train an encoder, of a name and a path, on a sample, and score it on the sample's data."""
+    name, path, sample = run
+    clock = time.perf_counter()
+    nlp = fine_tune(
+        config,
+        path,
+        sample.path,
+        seed=sample.seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        gpu_id=gpu_id,
+        overrides=overrides,
+    )
+    return {
+        "encoder": name,
+        "path": path,
+        "sample": sample.path.stem,
+        **{"data": sample.data, "unit": sample.unit, "k": sample.k, "seed": sample.seed},
+        **score(nlp, read_docs(tests[sample.data], limit)),
+        "seconds": round(time.perf_counter() - clock, 1),
+    }
+
+
 def find_samples(folder: Path, data: Iterable[str]) -> list[Sample]:
     """The few-shot training sets of some data sets, by data set, size and seed."""
     known = set(data)
@@ -133,6 +166,7 @@ def find_samples(folder: Path, data: Iterable[str]) -> list[Sample]:
     return sorted(samples)
 
 
+@lru_cache
 def read_docs(path: Path, limit: int | None) -> list[Doc]:
     """The documents of a `.spacy` file, the first so many."""
     return list(DocBin().from_disk(path).get_docs(Vocab()))[:limit]

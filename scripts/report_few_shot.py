@@ -32,15 +32,19 @@ def main(
     ],
     output: Annotated[Path, typer.Argument(file_okay=False, help="Folder of the report")],
 ) -> None:
-    """Write OUTPUT/few_shot.md and beside it the curves as SVG."""
-    results = {}
-    for name in ("few_shot", "fine_tuned"):
-        path = metrics / f"{name}.json"
-        if not path.is_file():
-            msg.fail(f"{path} is missing", "Run `weasel run few-shot`.", exits=1)
-        results[name] = json.loads(path.read_text("utf8"))
-    frozen, tuned = results["few_shot"], results["fine_tuned"]
-    used = {*frozen["systems"], *(run["encoder"] for run in tuned["runs"])}
+    """Write OUTPUT/few_shot.md and beside it the curves as SVG.
+
+    Without fine_tuned.json, the frozen protocol stands there alone.
+    """
+    paths = [metrics / f"{name}.json" for name in ("few_shot", "fine_tuned")]
+    if not paths[0].is_file():
+        msg.fail(f"{paths[0]} is missing", "Run `weasel run few-shot`.", exits=1)
+    frozen = json.loads(paths[0].read_text("utf8"))
+    if not paths[1].is_file():
+        msg.warn(f"{paths[1]} is missing: the report has the frozen protocol alone")
+    tuned = json.loads(paths[1].read_text("utf8")) if paths[1].is_file() else None
+    tuned_runs = tuned["runs"] if tuned else []
+    used = {*frozen["systems"], *(run["encoder"] for run in tuned_runs)}
     if unknown := sorted(used - set(NAMES)):
         msg.fail(f"Unknown systems: {', '.join(unknown)}", f"Expected {', '.join(NAMES)}.", exits=1)
     runs = {name: frozen["systems"][name]["runs"] for name in NAMES if name in frozen["systems"]}
@@ -56,10 +60,11 @@ def main(
             NAMES,
             "token macro-F1, %",
         ),
-        "few_shot_fine_tuned": draw_learning_curves(
-            fine_tuned_curves(tuned["runs"]), NAMES, "entity micro-F1, %"
-        ),
     }
+    if tuned:
+        figures["few_shot_fine_tuned"] = draw_learning_curves(
+            fine_tuned_curves(tuned_runs), NAMES, "entity micro-F1, %"
+        )
     output.mkdir(parents=True, exist_ok=True)
     for name, svg in figures.items():
         (output / f"{name}.svg").write_text(standalone(svg), "utf8")
@@ -106,7 +111,9 @@ def fine_tuned_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
     return panels
 
 
-def make_page(runs: Mapping[str, Runs], frozen: Mapping[str, Any], tuned: Mapping[str, Any]) -> str:
+def make_page(
+    runs: Mapping[str, Runs], frozen: Mapping[str, Any], tuned: Mapping[str, Any] | None
+) -> str:
     """All tables and figures as one page of Markdown."""
     sets = list(next(iter(runs.values())))
     seeds = len({run["seed"] for run in runs[next(iter(runs))][sets[0]]})
@@ -125,13 +132,17 @@ def make_page(runs: Mapping[str, Runs], frozen: Mapping[str, Any], tuned: Mappin
             + make_set_table({name: points(each[key]) for name, each in runs.items()})
             for key in sets
         ),
-        "## The whole network fine-tuned\n",
-        f"NuNER 6: entity micro-F1 in per cent after {tuned['epochs']} epochs, mean ± standard "
-        "deviation over the samples.\n",
-        "![Fine-tuning](few_shot_fine_tuned.svg)\n",
-        make_fine_tuned_table(tuned["summary"]),
-        f"Made {frozen['provenance']['created']} and {tuned['provenance']['created']}.\n",
     ]
+    if tuned:
+        parts += [
+            "## The whole network fine-tuned\n",
+            f"NuNER 6: entity micro-F1 in per cent after {tuned['epochs']} epochs, mean ± standard "
+            "deviation over the samples.\n",
+            "![Fine-tuning](few_shot_fine_tuned.svg)\n",
+            make_fine_tuned_table(tuned["summary"]),
+        ]
+    created = [each["provenance"]["created"] for each in (frozen, tuned) if each]
+    parts.append(f"Made {' and '.join(created)}.\n")
     return "\n".join(parts)
 
 

@@ -6,6 +6,7 @@ stands at the end is the result. Every encoder gets the same settings, those of 
 
 from __future__ import annotations
 
+from functools import partial
 from io import StringIO
 from math import ceil
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Annotated, Any
 
 import typer
 from spacy import util
-from spacy.cli._util import setup_gpu
 from spacy.language import Language
 from spacy.tokens import DocBin
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
-from tqdm import tqdm
 from wasabi import msg
+
+from scripts.side_by_side import side_by_side
 
 
 def main(
@@ -33,26 +34,54 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Number of samples")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over a sample")] = 30,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences of a batch")] = 8,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes at once; default: one a core, 1 on a GPU")
+    ] = None,
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
     """Train every encoder on every sample: OUTPUT/{name}/few-shot/k{k}_seed{i}/model-last."""
-    setup_gpu(gpu_id, silent=True)
     runs = [(*parse_encoder(pair), seed) for pair in encoder for seed in range(seeds)]
-    for name, path, seed in tqdm(runs, desc="Few-shot runs", unit="run"):
-        run = f"k{k}_seed{seed}"
-        nlp = fine_tune(
-            config_path,
-            path,
-            samples / f"gold_{run}.spacy",
-            seed=seed,
-            epochs=epochs,
-            batch_size=batch_size,
-            gpu_id=gpu_id,
-        )
-        folder = output / name / "few-shot" / run / "model-last"
-        folder.mkdir(parents=True, exist_ok=True)
-        nlp.to_disk(folder)
+    train = partial(
+        train_and_save,
+        config_path=config_path,
+        output=output,
+        samples=samples,
+        k=k,
+        epochs=epochs,
+        batch_size=batch_size,
+        gpu_id=gpu_id,
+    )
+    for _ in side_by_side(train, runs, jobs=jobs, gpu_id=gpu_id, desc="Few-shot runs"):
+        pass
     msg.good(f"Trained {len(runs)} pipelines", output)
+
+
+def train_and_save(
+    run: tuple[str, str, int],
+    *,
+    config_path: Path,
+    output: Path,
+    samples: Path,
+    k: int,
+    epochs: int,
+    batch_size: int,
+    gpu_id: int,
+) -> None:
+    """Train an encoder, of a name and a path, on the sample of a seed."""
+    name, path, seed = run
+    sample = f"k{k}_seed{seed}"
+    nlp = fine_tune(
+        config_path,
+        path,
+        samples / f"gold_{sample}.spacy",
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        gpu_id=gpu_id,
+    )
+    folder = output / name / "few-shot" / sample / "model-last"
+    folder.mkdir(parents=True, exist_ok=True)
+    nlp.to_disk(folder)
 
 
 def fine_tune(

@@ -99,7 +99,7 @@ def test_every_encoder_is_fine_tuned_on_every_sample(project):
     assert results["overrides"] == {"components.nuner.model.head": "mlp"}
     assert [row["runs"] for row in results["summary"]] == [1] * len(data) * len(SYSTEMS)
     logged = (project / "metrics/few_shot/fine_tuned.jsonl").read_text("utf8").splitlines()
-    assert [json.loads(line) for line in logged] == results["runs"]
+    assert sorted(logged) == sorted(json.dumps(run) for run in results["runs"])
 
 
 def test_the_report_has_tables_and_figures(project):
@@ -135,6 +135,16 @@ def test_a_run_can_be_resumed_and_missing_samples_are_named(project, tmp_path, m
     run(shlex.join(["python", "-m", "scripts.evaluate_fine_tuned", *command]), code=1)
 
 
-def test_the_report_needs_both_results(tmp_path):
+def test_the_frozen_protocol_is_reported_alone(project, tmp_path):
+    shutil.copy(project / "metrics/few_shot/few_shot.json", tmp_path)
+    run(f"python -m scripts.report_few_shot {tmp_path} {tmp_path / 'out'}")
+    both = (project / "report/few_shot/few_shot.md").read_text("utf8")
+    alone = (tmp_path / "out" / "few_shot.md").read_text("utf8")
+    end = both.index("## The whole network fine-tuned")
+    assert alone[:end] == both[:end] and "fine" not in alone[end:]
+    assert not (tmp_path / "out" / "few_shot_fine_tuned.svg").exists()
+
+
+def test_the_report_needs_results(tmp_path):
     run(f"python -m scripts.report_few_shot {tmp_path} {tmp_path / 'out'}", code=1)
     assert not (tmp_path / "out").exists()

@@ -1,9 +1,8 @@
-"""Training rows, the loss on answers, and real training runs of tiny models."""
+"""Real training runs of tiny models."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -17,9 +16,6 @@ import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -31,324 +27,30 @@ from spacy_universalner.universal_ner.finetune_data import (
     IGNORE_INDEX,
     Collator,
     encode_conversation,
-    find_copies,
-    without_absent,
 )
 from spacy_universalner.universal_ner.finetune_loss import (
-    answer_loss,
     guide_attention,
-    only_targets,
-    own_tokens,
 )
 from spacy_universalner.universal_ner.finetune_settings import (
     BudgetSettings,
     CopySettings,
-    DataSettings,
     FinetuneSettings,
     LoraSettings,
-    read_settings,
 )
 from spacy_universalner.universal_ner.models.hf import make_hf_model
 from spacy_universalner.universal_ner.parser import parse_list
 from spacy_universalner.universal_ner.prompt import build_prompt, build_prompts
-from spacy_universalner.universal_ner.tokenization import encode_pieces, end_token_id
 from tests.processes import launch
 from tests.universal_ner.sharded import step
+from tests.universal_ner.tuning import (
+    CONVERSATION,
+    SHORT,
+    conversations,
+    load,
+    make_settings,
+)
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = ("tiny_llama", "tiny_gpt2", "tiny_neox", "tiny_bert_decoder")
-
-CONVERSATION = Conversation(
-    "1",
-    "Marie Curie won the Nobel Prize in Paris in 1903 with Pierre Curie.",
-    (
-        Question("person", ("Marie Curie", "Pierre Curie")),
-        Question("organization"),
-        Question("location", ("Paris",)),
-    ),
-)
-SHORT = Conversation("2", "Paris.", (Question("location", ("Paris",)),))
-TRAINING = {
-    "learning_rate": 5e-3,
-    "per_device_train_batch_size": 2,
-    "num_train_epochs": 2,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-    "use_cpu": True,
-}
-
-
-@pytest.fixture(params=FAMILIES)
-def folder(request) -> Path:
-    return request.getfixturevalue(request.param)
-
-
-def load(folder):
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    return model, AutoTokenizer.from_pretrained(folder)
-
-
-def make_settings(training=None, **data) -> FinetuneSettings:
-    return FinetuneSettings(DataSettings(**data), {**TRAINING, **(training or {})})
-
-
-def conversations(number: int) -> list[Conversation]:
-    names = ["Marie Curie", "Henrik Dalgaard", "Pierre Curie", "Barack Obama", "Jutland"]
-    return [
-        Conversation(
-            str(i),
-            f"{names[i % 5]} was born in Paris in {1900 + i}.",
-            (Question("person", (names[i % 5],)), Question("city"), Question("year")),
-        )
-        for i in range(number)
-    ]
-
-
-# Rows
-
-
-def test_loss_falls_on_answers_and_their_ends_alone(folder):
-    _, tokenizer = load(folder)
-    (row,), rejects = encode_conversation(tokenizer, CONVERSATION, template="serve")
-    assert not rejects
-    learned = [token for token in row["labels"] if token != IGNORE_INDEX]
-    assert all(
-        label in (token, IGNORE_INDEX)
-        for token, label in zip(row["input_ids"], row["labels"], strict=True)
-    )
-    end = end_token_id(tokenizer)
-    answers, current = [], []
-    for token in learned:
-        if token == end:
-            answers.append(tokenizer.decode(current).strip())
-            current = []
-        else:
-            current.append(token)
-    assert current == []
-    strip = str.lower if "[SEP]" in tokenizer.get_vocab() else str
-    assert [answer.replace(" ", "") for answer in answers] == [
-        strip(answer) for answer in ('["MarieCurie","PierreCurie"]', "[]", '["Paris"]')
-    ]
-
-
-def test_acknowledgement_can_be_learned_as_in_the_released_code(folder):
-    _, tokenizer = load(folder)
-    (plain,), _ = encode_conversation(tokenizer, SHORT, template="serve")
-    (released,), _ = encode_conversation(
-        tokenizer, SHORT, template="serve", acknowledgement_loss=True
-    )
-    assert released["input_ids"] == plain["input_ids"]
-    added = [
-        after
-        for before, after in zip(plain["labels"], released["labels"], strict=True)
-        if after != before
-    ]
-    assert added[-1] == end_token_id(tokenizer)
-    words = tokenizer.decode(added[:-1]).strip().lower().replace(" ", "")
-    assert words == "i'vereadthistext."
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    answers=st.lists(st.lists(st.sampled_from(["Paris", "Marie Curie", "1903"]), max_size=4)),
-    max_length=st.integers(50, 160),
-    attend=st.sampled_from(["conversation", "question"]),
-)
-def test_splitting_loses_no_question_without_saying_so(tiny_gpt2, answers, max_length, attend):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
-    questions = tuple(Question(f"type {i}", tuple(found)) for i, found in enumerate(answers))
-    conversation = Conversation("1", "Paris, 1903.", questions)
-    whole, _ = encode_conversation(tokenizer, conversation, max_length=10**6)
-    rows, rejects = encode_conversation(
-        tokenizer, conversation, max_length=max_length, attend=attend
-    )
-    assert all(len(row["input_ids"]) <= max_length for row in rows)
-    rejected = {reject.item for reject in rejects}
-    expected = [split_row(row)[1] for row in whole]
-    expected = [
-        turn
-        for turns in expected
-        for turn, question in zip(turns, questions, strict=True)
-        if question.type not in rejected
-    ]
-    assert [turn for row in rows for turn in split_row(row)[1]] == expected
-    assert len({tuple(split_row(row)[0]) for row in rows}) <= 1
-    for reject in rejects:
-        asked = Conversation("1", conversation.text, (questions[int(reject.item.split()[1])],))
-        (alone,), _ = encode_conversation(tokenizer, asked, max_length=10**6)
-        assert len(alone["input_ids"]) > max_length
-
-
-def split_row(row):
-    turns = [[] for _ in range(max(row["segments"]) + 1)]
-    for token, label, segment in zip(row["input_ids"], row["labels"], row["segments"], strict=True):
-        turns[segment].append((token, label))
-    return turns[0], turns[1:]
-
-
-@pytest.mark.parametrize("attend", ["conversation", "question"])
-def test_a_row_without_absent_types_is_that_of_the_others(folder, attend):
-    _, tokenizer = load(folder)
-    present = replace(CONVERSATION, questions=CONVERSATION.questions[::2])
-    (whole,), (rest,) = (
-        encode_conversation(tokenizer, item, attend=attend)[0] for item in (CONVERSATION, present)
-    )
-    assert whole["absent"] == [2]
-    left = without_absent(whole)
-    assert (left["input_ids"], left["labels"]) == (rest["input_ids"], rest["labels"])
-    assert [{1: 1, 3: 2}.get(each, each) for each in left["segments"]] == rest["segments"]
-    assert without_absent(left) == left
-
-
-def test_a_row_of_absent_types_alone_stays(tiny_gpt2):
-    _, tokenizer = load(tiny_gpt2)
-    absent = replace(CONVERSATION, questions=(Question("city"), Question("year")))
-    (row,), _ = encode_conversation(tokenizer, absent)
-    assert row["absent"] == [1, 2]
-    assert without_absent(row) == row
-
-
-def test_context_of_the_model_limits_a_question_not_a_row_of_separate_ones(tiny_gpt2):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
-    (whole,), _ = encode_conversation(tokenizer, CONVERSATION, max_length=10**6)
-    text, questions = split_row(whole)
-    context = len(text) + max(map(len, questions))
-
-    def count(attend, context_length):
-        rows, rejects = encode_conversation(
-            tokenizer, CONVERSATION, context_length=context_length, attend=attend
-        )
-        return len(rows), len(rejects)
-
-    assert count("question", context) == (1, 0)
-    assert count("conversation", context) == (3, 0)
-    assert count("question", context - 1) == (1, 1)
-    assert count("conversation", context - 1) == (2, 1)
-
-
-# Loss
-
-
-@pytest.mark.parametrize("attend", ["conversation", "question"])
-def test_padding_changes_nothing(folder, attend):
-    model, tokenizer = load(folder)
-    collate = Collator(0, model.config, attend)
-    rows = [
-        encode_conversation(tokenizer, conversation, attend=attend)[0][0]
-        for conversation in (CONVERSATION, SHORT)
-    ]
-    together = collate(rows)
-    assert together["lengths"].tolist() == [len(row["input_ids"]) for row in rows]
-    logits = forward(model, together)
-    for number, row in enumerate(rows):
-        alone = forward(model, collate([row]))[0]
-        assert torch.allclose(logits[number, : len(alone)], alone, atol=1e-4)
-
-
-def forward(model, batch):
-    with torch.no_grad():
-        return model(
-            **{name: batch[name] for name in batch if name not in ("labels", "lengths")}
-        ).logits
-
-
-def test_separate_questions_are_answered_as_if_each_were_asked_alone(folder):
-    model, tokenizer = load(folder)
-    (row,), _ = encode_conversation(tokenizer, CONVERSATION, template="serve", attend="question")
-    logits = forward(model, Collator(0, model.config, "question")([row]))[0]
-    for number, question in enumerate(CONVERSATION.questions, start=1):
-        prompt = build_prompt(CONVERSATION.text, question.type)
-        prompt_ids = encode_pieces(tokenizer, prompt.pieces).ids
-        places = [i for i, segment in enumerate(row["segments"]) if segment == number]
-        text = [i for i, segment in enumerate(row["segments"]) if segment == 0]
-        alone = [row["input_ids"][i] for i in text + places]
-        with torch.no_grad():
-            expected = model(torch.tensor([alone])).logits[0]
-        assert torch.allclose(logits[places], expected[len(text) :], atol=1e-4)
-        assert alone[: len(prompt_ids)] == prompt_ids
-
-
-def two_rows(model, tokenizer):
-    rows = [
-        encode_conversation(tokenizer, conversation)[0][0] for conversation in (CONVERSATION, SHORT)
-    ]
-    batch = Collator(0, model.config)(rows)
-    del batch["lengths"]
-    return batch
-
-
-def test_loss_on_selected_positions_equals_the_models_own(folder):
-    model, tokenizer = load(folder)
-    batch = two_rows(model, tokenizer)
-    expected = model(**batch).loss
-    expected.backward()
-    gradients = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
-    model.zero_grad()
-    labels = batch.pop("labels")
-    with only_targets(model.get_output_embeddings(), labels):
-        outputs = model(**batch)
-    loss = answer_loss(outputs, labels)
-    loss.backward()
-    assert outputs.logits.shape[0] == int((labels != IGNORE_INDEX).sum())
-    assert torch.allclose(loss, expected, atol=1e-5)
-    found = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    for gradient, own in zip(found, gradients, strict=True):
-        assert torch.allclose(gradient, own, atol=1e-5)
-    assert model(**batch).logits.shape[:2] == labels.shape  # the hook is gone
-
-
-def test_copying_is_the_models_own_loss_among_the_tokens_of_the_row(folder):
-    model, tokenizer = load(folder)
-    batch = two_rows(model, tokenizer)
-    labels = batch.pop("labels")
-    logits = model(**batch).logits
-    losses = []
-    for row, targets, scores in zip(batch["input_ids"], labels, logits, strict=True):
-        others = torch.ones(scores.shape[-1], dtype=torch.bool)
-        others[row] = False
-        scores = scores.masked_fill(others, -torch.inf)[:-1]
-        losses.append(functional.cross_entropy(scores, targets[1:], reduction="none"))
-    learned = labels[:, 1:] != IGNORE_INDEX
-    expected = torch.stack(losses)[learned].mean()
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    gradients = torch.autograd.grad(expected, weights, allow_unused=True)
-    choices, places = own_tokens(batch["input_ids"], labels)
-    with only_targets(model.get_output_embeddings(), labels, choices):
-        outputs = model(**batch)
-    loss = answer_loss(outputs, places)
-    assert outputs.logits.shape == (int(learned.sum()), len(torch.unique(batch["input_ids"])))
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
-    for gradient, own in zip(
-        gradients, torch.autograd.grad(loss, weights, allow_unused=True), strict=True
-    ):
-        assert (gradient is None) == (own is None)
-        assert gradient is None or torch.allclose(gradient, own, atol=1e-5)
-
-
-def test_copies_are_found_where_the_text_goes_along_longest():
-    # The text is 5 6 7 5 8 9, the answer's strings are 5 8 and 6, between them the token 9
-    row = {
-        "input_ids": [5, 6, 7, 5, 8, 9, 1, 9, 5, 8, 9, 6, 4, 5, 2],
-        "labels": [-100] * 7 + [9, 5, 8, 9, 6, 4, 5, 2],
-        "segments": [0] * 6 + [1] * 9,
-    }
-    found = list(find_copies(row, words={5, 6, 7, 8}))
-    assert found == [(7, [3]), (8, [4]), (9, [5]), (10, [1]), (12, [0, 3])]
-
-
-def test_guidance_is_how_little_attention_gets_to_the_copied_tokens():
-    attention = torch.zeros(1, 2, 3, 3)
-    attention[0, 0, 2] = torch.tensor([0.5, 0.25, 0.25])
-    attention[0, 1, 2] = torch.tensor([0.0, 0.0, 1.0])
-    attention[0, :, 1] = torch.tensor([1.0, 0.0, 0.0])
-    copies = torch.tensor([[0, 0, 2, 0], [0, 0, 2, 1], [1, 0, 1, 0]])
-    expected = -(math.log(0.75) + math.log(1e-5) + 2 * math.log(1.0)) / 4
-    assert guide_attention(attention, copies).item() == pytest.approx(expected, rel=1e-4)
-
-
-# Training
 
 
 @pytest.mark.parametrize("attend", ["conversation", "question"])
@@ -609,7 +311,7 @@ import os, signal, sys
 from pathlib import Path
 from transformers import TrainerCallback
 from spacy_universalner.universal_ner.finetune import finetune
-from tests.universal_ner.test_finetune import conversations, make_settings
+from tests.universal_ner.tuning import conversations, make_settings
 
 class Kill(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
@@ -743,40 +445,3 @@ def test_the_config_for_sharding_is_what_accelerate_reads():
     plugin.set_auto_wrap_policy(model)
     policy = plugin.auto_wrap_policy
     assert policy.keywords["transformer_layer_cls"] == {LlamaDecoderLayer}
-
-
-# Settings
-
-
-def test_settings_are_read_and_overridden(tmp_path):
-    path = tmp_path / "finetune.cfg"
-    path.write_text('[data]\nattend = "question"\n\n[training]\nlearning_rate = 3e-4\n')
-    found = read_settings(path, {"training.learning_rate": 1e-3})
-    assert found == FinetuneSettings(DataSettings(attend="question"), {"learning_rate": 1e-3})
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[date]\n", "no section 'date'. Known sections: budget, copying, data, lora, training"),
-        ("[data]\nlength = 3\n", r"\[data\] in .* no setting 'length'. Known .*max_length"),
-        ("[training]\nlr = 1\n", r"\[training\] in .* no setting 'lr'. Known .*learning_rate"),
-        ('[training]\noutput_dir = "x"\n', "no setting 'output_dir'"),
-        ("[budget]\nminutes = -1\n", r"minutes = -1 in \[budget\]: expected at least 0"),
-        ('[data]\nattend = "all"\n', "attend = 'all'.*'conversation'"),
-        ("[copying]\nratio = 2\n", "ratio = 2.*between 0 and 1"),
-        ('[copying]\nmodels = "llama"\n', "models = 'llama'.*'encoders' or 'all'"),
-        ("[copying]\nabsent = false\n", r"absent = false in \[copying\] needs group_by_length"),
-        ("[copying]\nshare = 0.5\n", "no setting 'share'. Known settings: absent, guidance, heads"),
-    ],
-)
-def test_unknown_settings_are_named(tmp_path, text, message):
-    path = tmp_path / "finetune.cfg"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_settings(path)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("finetune_*.cfg")), ids=str)
-def test_shipped_settings_are_valid(path):
-    read_settings(path)
