@@ -45,7 +45,7 @@ def make_model(name: str, folder: Path, device: str) -> Path:
         num_attention_heads=heads,
         max_position_embeddings=2048,
         initializer_range=0.1,
-        eos_token_id=None,
+        eos_token_id=tokenizer.sep_token_id,  # what ends an answer for `universal_ner` too
     )
     torch.manual_seed(0)
     with torch.device(device):
