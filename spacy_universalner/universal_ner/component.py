@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from inspect import getattr_static
 from itertools import chain, islice
 from pathlib import Path
@@ -27,11 +26,11 @@ from spacy_universalner.ty import (
     AnsweringModel,
     LanguageModel,
     ModelWithIdentity,
-    ModelWithOffsets,
     Prompt,
 )
 from spacy_universalner.universal_ner.annotator import Annotator
 from spacy_universalner.universal_ner.asking import ask, ask_or_recall
+from spacy_universalner.universal_ner.planning import Planner, Task
 from spacy_universalner.universal_ner.questions import Questions, asked_for
 from spacy_universalner.universal_ner.serialization import (
     ModelWithWeights,
@@ -40,7 +39,6 @@ from spacy_universalner.universal_ner.serialization import (
     save,
     unpack,
 )
-from spacy_universalner.universal_ner.windows import Window, cover
 
 DEFAULT_MODEL_CONFIG = {
     "@llm_models": "spacy-universalner.HF.v1",
@@ -162,15 +160,6 @@ def make_universal_ner(
     )
 
 
-@dataclass
-class _Task:
-    """A document with what is asked about it."""
-
-    doc: Doc
-    windows: list[Window]
-    prompts: list[list[Prompt]]
-
-
 class UniversalNER(Pipe):
     """Asks a language model for the entities of each type and aligns its answers (UniversalNER).
 
@@ -202,11 +191,6 @@ class UniversalNER(Pipe):
         questions (Questions): What to ask.
         annotator (Annotator): Where the answers go. For the others see `make_universal_ner`.
         """
-        if not 0 <= stride < window:
-            raise ValueError(
-                f"'{name}': stride must be at least 0 and smaller than window, got stride = "
-                f"{stride} and window = {window}."
-            )
         if max_new_tokens is not None and max_new_tokens < 1:
             raise ValueError(f"'{name}': max_new_tokens = {max_new_tokens}: expected at least 1.")
         unknown = set(annotator.label_thresholds) - set(questions.labels or ())
@@ -226,14 +210,12 @@ class UniversalNER(Pipe):
         self.model = model
         self.questions = questions
         self.annotator = annotator
-        self.window = window
-        self.stride = stride
+        self.planner = Planner(name, model, questions, window, stride)
         self.cache = cache
         self.on_error = on_error
         self.save_io = save_io
         self.scorer = scorer
         self._initial = self.cfg
-        self._question_tokens: dict[tuple[str, ...], int] = {}
         if max_new_tokens is not None:
             model.max_new_tokens = max_new_tokens  # type: ignore[attr-defined]
 
@@ -324,7 +306,7 @@ class UniversalNER(Pipe):
         tasks = []
         for doc in docs:
             try:
-                tasks.append(self._plan(doc))
+                tasks.append(self.planner(doc))
             except Exception as error:
                 handle_error(self.name, self, [doc], error)
         for task, answers in zip(tasks, self._answers(tasks), strict=True):
@@ -335,7 +317,7 @@ class UniversalNER(Pipe):
             else:
                 yield task.doc
 
-    def _answers(self, tasks: Sequence[_Task]) -> Iterator[list[list[Answer]] | Exception]:
+    def _answers(self, tasks: Sequence[Task]) -> Iterator[list[list[Answer]] | Exception]:
         """Ask about all documents together; if that fails, about each of the rest alone, so that
         one that cannot be answered does not take the others with it."""
         groups = [prompts for task in tasks for prompts in task.prompts]
@@ -355,49 +337,6 @@ class UniversalNER(Pipe):
                     return
                 yield answers
 
-    def _plan(self, doc: Doc) -> _Task:
-        """Decide what to ask: nothing about a blank document."""
-        text = doc.text  # spaCy joins it anew at each access
-        windows = [] if self.questions.labels == {} else self._windows(doc, text)
-        prompts = [self.questions.prompts(text[each.start : each.end]) for each in windows]
-        return _Task(doc, windows, prompts)
-
-    def _windows(self, doc: Doc, text: str) -> list[Window]:
-        """Windows in the model's tokens if it tells them, else in the document's, each of which
-        is taken for up to two of the model's."""
-        if isinstance(self.model, ModelWithOffsets):
-            offsets = self.model.token_offsets(text)
-            return cover(doc, self._size(1), self.stride, offsets)
-        return cover(doc, self._size(2), self.stride)
-
-    def _size(self, scale: int) -> int:
-        """Tokens in a window that fit into the model's context beside question and answer."""
-        context: int | None = getattr(self.model, "context_length", None)
-        if context is None:
-            return self.window
-        answer = getattr(self.model, "max_new_tokens", None) or 0
-        question = self._longest_question()
-        room = (context - question - answer) // scale
-        if room < 1:
-            raise ValueError(
-                f"'{self.name}': a question of {question} tokens and max_new_tokens = {answer} "
-                f"leave no room for text in the model's context of {context} tokens. Lower "
-                "max_new_tokens or shorten what is asked."
-            )
-        return min(self.window, room)
-
-    def _longest_question(self) -> int:
-        """Tokens of the longest prompt without its text, and a few more: a text may split
-        differently within a prompt."""
-        prompts = tuple(map(str, self.questions.prompts("")))
-        if prompts not in self._question_tokens:
-            if isinstance(self.model, ModelWithOffsets):
-                tokens = [len(self.model.token_offsets(prompt)) + 8 for prompt in prompts]
-            else:
-                tokens = [2 * len(prompt.split()) for prompt in prompts]
-            self._question_tokens = {prompts: max(tokens)}
-        return self._question_tokens[prompts]
-
     def _ask(self, groups: Sequence[Sequence[Prompt]]) -> Iterator[list[Answer]]:
         if self.cache is None:
             yield from ask(self.model, groups)
@@ -405,7 +344,7 @@ class UniversalNER(Pipe):
             identity = cast(ModelWithIdentity, self.model).identity
             yield from ask_or_recall(self.model, groups, self.cache, identity)
 
-    def _set_annotations(self, task: _Task, answers: list[list[Answer]] | Exception) -> None:
+    def _set_annotations(self, task: Task, answers: list[list[Answer]] | Exception) -> None:
         if isinstance(answers, Exception):
             # A plain spacy-llm model has no other way to say that a request failed.
             if self.on_error == "raise" or isinstance(self.model, AnsweringModel):

@@ -1,9 +1,9 @@
-import itertools
+"""`universal_ner` in a pipeline: what it asks, sets and keeps."""
+
+from __future__ import annotations
+
 import json
-import multiprocessing
-import os
 import pickle
-import signal
 import warnings
 from collections import Counter
 
@@ -13,50 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spacy import displacy
 from spacy.pipeline import EntityRuler
-from spacy.tokens import Doc, DocBin, Span
+from spacy.tokens import DocBin, Span
 from spacy.training import Example
-from spacy.util import ignore_error
 
 from spacy_universalner.alignment import INSIDE_WORD, NOT_IN_TEXT, OFF_TOKENS
-from spacy_universalner.data.store import ResponseStore
 from spacy_universalner.universal_ner.annotator import BELOW_THRESHOLD
-from spacy_universalner.universal_ner.component import UniversalNER
 from tests.universal_ner import gazetteer
-
-ENTITIES = {
-    "person": ["Ana Soto", "Soto", "Bo", "Paris"],
-    "organization": ["Paris Opera", "Soto Labs"],
-    "location": ["Paris", "Genoa"],
-}
-TEXT = "Ana Soto of Soto Labs left Paris. Bo met Soto at the Paris Opera in Paris."
-LABELS = ["person", "organization", "location"]
-
-
-def make_nlp(model: str = "test.Gazetteer.v1", entities=None, settings=None, **config):
-    nlp = spacy.blank("en")
-    entities = ENTITIES if entities is None else entities
-    model = {"@llm_models": model, "entities": entities, **(settings or {})}
-    nlp.add_pipe("universal_ner", config={"labels": LABELS, "model": model, **config})
-    return nlp
-
-
-def pipe_of(nlp) -> UniversalNER:
-    return nlp.get_pipe("universal_ner")
-
-
-def ents(doc: Doc) -> list[tuple[str, str]]:
-    return [(ent.text, ent.label_) for ent in doc.ents]
-
-
-def places(doc: Doc) -> dict:
-    """Everything that the component sets, as plain data."""
-    group = doc.spans["universal_ner"]
-    return {
-        "ents": [(ent.start_char, ent.end_char, ent.label_, ent._.score) for ent in doc.ents],
-        "spans": [(span.start_char, span.end_char, span.label_) for span in group],
-        "scores": group.attrs["scores"],
-        "record": doc.user_data["universal_ner"],
-    }
+from tests.universal_ner.pipelines import ENTITIES, LABELS, TEXT, ents, make_nlp, pipe_of, places
 
 
 def test_every_key_of_the_config_has_a_default_that_works():
@@ -322,7 +285,11 @@ ODD = st.sampled_from(
         *("\U0001f600", "\U0001f468\u200d\U0001f469", "</s>", "ASSISTANT:", "\x00", "x" * 40),
     )
 )
+
+
 TEXTS = st.one_of(st.lists(ODD, max_size=12).map("".join), st.text(max_size=20))
+
+
 WINDOWED = [make_nlp(labels=labels, window=5, stride=2) for labels in (LABELS, [*reversed(LABELS)])]
 
 
@@ -341,63 +308,6 @@ def test_a_plain_spacy_llm_model_gives_the_same_without_scores():
     doc, plain = make_nlp()(TEXT), make_nlp("test.PlainGazetteer.v1", threshold=0.9)(TEXT)
     assert places(plain)["spans"] == places(doc)["spans"]
     assert set(places(plain)["scores"]) == {None}
-
-
-def test_long_texts_are_asked_about_in_windows_of_the_models_tokens():
-    text = " ".join(f"word{i}" for i in range(40)) + " Ana Soto " + "more " * 40 + "Genoa"
-    nlp = make_nlp(window=20, stride=5)
-    doc = nlp(text)
-    assert ents(doc) == [("Ana Soto", "person"), ("Genoa", "location")]
-    sources = [group[0].source for group in pipe_of(nlp).model.seen]
-    assert len(sources) == 6
-    assert all(len(source.split()) <= 20 for source in sources)
-    for one, two in itertools.pairwise(sources):
-        assert one.split()[-5:] == two.split()[:5]
-
-
-def test_windows_leave_room_for_question_and_answer():
-    text = "Genoa " * 100
-    nlp = make_nlp(settings={"context_length": 60}, max_new_tokens=10, stride=4)
-    doc = nlp(text)
-    assert len(doc.ents) == 100
-    model = pipe_of(nlp).model
-    assert model.max_new_tokens == 10
-    longest = max(len(prompt.split()) for group in model.seen for prompt in group)
-    assert 60 - 10 - 8 <= longest <= 60 - 10
-
-    nlp = make_nlp(settings={"context_length": 30}, max_new_tokens=10)
-    with pytest.raises(ValueError, match="leave no room for text in the model's context of 30"):
-        nlp(text)
-
-
-def test_windows_keep_sentences_whole():
-    nlp = make_nlp(window=10, stride=4)
-    nlp.add_pipe("sentencizer", first=True)
-    nlp("One two three. Four five six seven. Eight nine ten eleven. Twelve.")
-    assert [group[0].source for group in pipe_of(nlp).model.seen] == [
-        "One two three. Four five six seven.",
-        "Four five six seven. Eight nine ten eleven. Twelve.",
-    ]
-
-
-def test_half_an_entity_at_a_windows_edge_does_not_count():
-    words = [f"w{i}" for i in range(30)]
-    words[9:11] = ["Soto", "Labs"]
-    nlp = make_nlp(window=10, stride=4)
-    doc = nlp(" ".join(words))
-    assert pipe_of(nlp).model.seen[0][0].source.split()[-1] == "Soto"
-    assert ents(doc) == [("Soto Labs", "organization")]
-    # A whole one that the neighbour sees too does count
-    words[9:11] = ["Genoa", "w"]
-    assert ents(nlp(" ".join(words))) == [("Genoa", "location")]
-
-
-def test_a_text_of_a_million_characters():
-    text = ("word " * 1999 + "Genoa ") * 100
-    assert 990_000 < len(text) <= 1_001_000
-    nlp = make_nlp(labels=["location"])
-    nlp.max_length = len(text)
-    assert len(nlp(text).ents) == 100
 
 
 def test_labels_can_be_added_and_initialized():
@@ -488,151 +398,6 @@ def test_the_component_can_be_pickled():
     pipe = pipe_of(make_nlp())
     nlp = spacy.blank("en")
     assert places(pickle.loads(pickle.dumps(pipe))(nlp(TEXT))) == places(make_nlp()(TEXT))
-
-
-# -- errors
-
-
-def test_an_answer_with_an_error_raises_with_the_reason():
-    with pytest.raises(RuntimeError, match=r"(?s)no answer to 3 of 3 questions .* it is broken"):
-        make_nlp()("This is BROKEN.")
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 10])
-def test_a_failing_document_goes_to_the_error_handler_without_its_neighbours(batch_size):
-    texts = ["Bo 1", "BROKEN", "Bo 2", "CRASH", "Bo 3"]
-    nlp = make_nlp()
-    failed = []
-
-    def handler(name, proc, docs, error):
-        failed.extend((name, doc.text, str(error)[:20]) for doc in docs)
-
-    nlp.set_error_handler(handler)
-    docs = list(nlp.pipe(texts, batch_size=batch_size))
-    assert [doc.text for doc in docs] == ["Bo 1", "Bo 2", "Bo 3"]
-    assert all(ents(doc) == [("Bo", "person")] for doc in docs)
-    assert [(name, text) for name, text, _ in failed] == [
-        ("universal_ner", "BROKEN"),
-        ("universal_ner", "CRASH"),
-    ]
-    assert failed[1][2] == "it crashed"
-
-
-def test_errors_can_be_recorded_on_the_document():
-    nlp = make_nlp(on_error="record")
-    docs = list(nlp.pipe(["Bo", "BROKEN Bo", "Bo"]))
-    assert [ents(doc) for doc in docs] == [[("Bo", "person")], [], [("Bo", "person")]]
-    assert docs[0].user_data["universal_ner"]["errors"] == []
-    assert docs[1].user_data["universal_ner"]["errors"] == [
-        {"label": label, "error": "it is broken"} for label in LABELS
-    ]
-    nlp = make_nlp("test.PlainGazetteer.v1", on_error="record")
-    docs = list(nlp.pipe(["Bo", "CRASH", "Bo"]))
-    assert [len(doc.ents) for doc in docs] == [1, 0, 1]
-    assert docs[1].user_data["universal_ner"]["errors"][0] == {
-        "label": "person",
-        "error": "ConnectionError: it is unreachable",
-    }
-    # What is wrong with the model itself is not the document's
-    with pytest.raises(RuntimeError, match="it crashed"):
-        make_nlp(on_error="record")("CRASH")
-
-
-def test_a_model_that_does_not_answer_each_prompt_is_refused():
-    nlp = make_nlp()
-    pipe_of(nlp).model.answer = lambda prompts: iter([])
-    with pytest.raises(ValueError, match="answered about 0 of 1 texts"):
-        nlp("Bo")
-    pipe_of(nlp).model.answer = lambda prompts: iter([[]])
-    with pytest.raises(ValueError, match="Gazetteer gave 0 answers to 3 prompts"):
-        nlp("Bo")
-    nlp.set_error_handler(ignore_error)
-    assert list(nlp.pipe(["Bo"])) == []
-
-
-@pytest.mark.parametrize(
-    "config,message",
-    [
-        ({"template": "sarve"}, "Unknown template 'sarve'"),
-        ({"window": 64}, "stride = 64 and window = 64"),
-        ({"conflict": "shortest"}, "shortest"),
-        ({"max_new_tokens": 0}, "max_new_tokens = 0: expected at least 1"),
-        ({"label_thresholds": {"animal": 0.5}}, "label_thresholds has 'animal', but the labels"),
-    ],
-)
-def test_wrong_settings_are_named(config, message):
-    with pytest.raises(ValueError, match=message):
-        make_nlp(**config)
-
-
-# -- cache
-
-
-def test_the_cache_answers_what_was_asked_before(tmp_path):
-    config = {"cache": str(tmp_path / "answers.sqlite"), "window": 8, "stride": 2}
-    texts = [TEXT, "", "Bo in Genoa"]
-    nlp = make_nlp(**config)
-    first = [places(doc) for doc in nlp.pipe(texts)]
-    asked = sum(map(len, pipe_of(nlp).model.seen))
-    assert len(ResponseStore(tmp_path / "answers.sqlite")) == asked == 12
-    again = make_nlp(**config)
-    assert [places(doc) for doc in again.pipe(texts)] == first
-    assert pipe_of(again).model.seen == []
-    # One more label is asked about, the others are not
-    pipe_of(again).add_label("date")
-    again(TEXT)
-    assert {len(group) for group in pipe_of(again).model.seen} == {1}
-    # Another model has answers of its own
-    other = make_nlp(entities={"person": ["Bo"]}, **config)
-    assert ents(other("Bo in Genoa")) == [("Bo", "person")]
-
-
-def test_answers_are_stored_as_they_arrive_and_errors_are_not(tmp_path):
-    path = tmp_path / "answers.sqlite"
-    nlp = make_nlp(cache=str(path), labels=["person"])
-    docs = nlp.pipe(["Bo 1", "Bo 2", "Bo 3"])
-    next(docs)
-    assert len(ResponseStore(path)) == 1
-    nlp = make_nlp(cache=str(path), labels=["person"], on_error="record")
-    list(nlp.pipe(["Bo 1", "BROKEN", "Bo 2"]))
-    assert len(ResponseStore(path)) == 2
-
-
-def test_the_cache_survives_processes_that_share_it(tmp_path):
-    path = tmp_path / "answers.sqlite"
-    nlp = make_nlp(cache=str(path), labels=["person"])
-    texts = [f"Bo {i}" for i in range(20)]
-    docs = list(nlp.pipe(texts, n_process=2, batch_size=3))
-    assert all(ents(doc) == [("Bo", "person")] for doc in docs)
-    assert len(ResponseStore(path)) == 20
-
-
-def test_a_cache_needs_a_model_with_a_name(tmp_path):
-    with pytest.raises(ValueError, match="Set cache = null, or wrap the model"):
-        make_nlp("test.PlainGazetteer.v1", cache=str(tmp_path / "answers.sqlite"))
-
-
-def test_killed_while_asking_loses_nothing_that_was_answered(tmp_path):
-    def run_until_killed():
-        nlp = make_nlp(cache=str(path), labels=["person"])
-        answer = pipe_of(nlp).model._answer
-
-        def deadly(prompt):
-            if prompt.source == "Bo 3":
-                os.kill(os.getpid(), signal.SIGKILL)
-            return answer(prompt)
-
-        pipe_of(nlp).model._answer = deadly
-        list(nlp.pipe(texts))
-
-    path, texts = tmp_path / "answers.sqlite", [f"Bo {i}" for i in range(1, 6)]
-    process = multiprocessing.get_context("fork").Process(target=run_until_killed)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    nlp = make_nlp(cache=str(path), labels=["person"])
-    assert all(ents(doc) == [("Bo", "person")] for doc in nlp.pipe(texts))
-    assert [group[0].source for group in pipe_of(nlp).model.seen] == ["Bo 3", "Bo 4", "Bo 5"]
 
 
 def test_extension_does_not_take_the_place_of_another():

@@ -3,7 +3,7 @@
 import pytest
 import spacy
 
-from tests.universal_ner.test_component import ENTITIES, LABELS, TEXT, make_nlp, places
+from tests.universal_ner.pipelines import ENTITIES, LABELS, TEXT, make_nlp, places
 
 # spacy-llm's remark on models that do not tell their context length
 pytestmark = pytest.mark.filterwarnings("ignore:Task supports sharding:UserWarning")
