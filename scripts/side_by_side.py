@@ -6,7 +6,6 @@ trainings on ten sentences at once take two thirds of the time that they take in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -15,6 +14,8 @@ from typing import TypeVar
 import torch
 from spacy.cli._util import setup_gpu
 from tqdm import tqdm
+
+from spacy_universalner.evaluation.provenance import count_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,7 +38,7 @@ def side_by_side(
     desc (str): What the progress bar says.
     YIELDS (Result): The results, each as soon as it is there.
     """
-    cores = os.cpu_count() or 1
+    cores = count_cores()
     if jobs is None:
         jobs = 1 if gpu_id >= 0 else cores
     jobs = min(jobs, len(runs))

@@ -61,14 +61,22 @@ def machine() -> dict[str, Any]:
     described: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": count_cores(),
     }
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         described["memory_gib"] = round(size / 2**30, 1)
     return described
+
+
+def count_cores() -> int:
+    """The cores that this process may use.
+
+    RETURNS (int): At least 1.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:

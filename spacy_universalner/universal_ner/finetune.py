@@ -40,9 +40,9 @@ from .finetune_data import (
     IGNORE_INDEX,
     Collator,
     LengthGroupedSampler,
+    PhasedRows,
     PhasedSampler,
     Row,
-    Rows,
     encode_conversation,
     was_encoder,
 )
@@ -127,7 +127,7 @@ class AnswerTrainer(Trainer):
         if not self.args.group_by_length:
             return super()._get_train_sampler(train_dataset)
         dataset = self.train_dataset
-        rows = dataset.rows if isinstance(dataset, Rows) else cast("Sequence[Row]", dataset)
+        rows = dataset.rows if isinstance(dataset, PhasedRows) else cast("Sequence[Row]", dataset)
         sampler = LengthGroupedSampler(
             [len(row["input_ids"]) for row in rows],
             self.args.train_batch_size
@@ -135,12 +135,13 @@ class AnswerTrainer(Trainer):
             * self.args.world_size,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
-        return PhasedSampler(sampler, self.is_copying) if isinstance(dataset, Rows) else sampler
+        return (
+            PhasedSampler(sampler, self.is_copying) if isinstance(dataset, PhasedRows) else sampler
+        )
 
-    def is_copying(self) -> bool:
-        """Whether the step to come is one of those that teach to copy."""
-        done = self.budget.progress(self.state.global_step)
-        return self.copying is not None and done < self.copying.ratio
+    def is_copying(self, step: int) -> bool:
+        """Whether a step is one of those that teach to copy."""
+        return self.copying is not None and self.budget.progress(step) < self.copying.ratio
 
     def compute_loss(
         self,
@@ -155,7 +156,8 @@ class AnswerTrainer(Trainer):
             self.places += inputs["input_ids"].numel()
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         copies = inputs.pop("copies", None)
-        copying = self.copying if model.training and self.is_copying() else None
+        is_copying = model.training and self.is_copying(self.state.global_step)
+        copying = self.copying if is_copying else None
         if copying is None:
             with only_targets(head, inputs["labels"]):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -271,7 +273,7 @@ def finetune(
     trainer = AnswerTrainer(
         model=model,
         args=arguments,
-        train_dataset=rows if copying is None or copying.absent else Rows(rows),
+        train_dataset=rows if copying is None or copying.absent else PhasedRows(rows),
         eval_dataset=dev_rows or None,
         data_collator=Collator(
             tokenizer.eos_token_id if pad is None else pad,

@@ -143,7 +143,7 @@ def without_absent(row: Row) -> Row:
     )
 
 
-class Rows(Dataset[Row]):
+class PhasedRows(Dataset[Row]):
     """Rows by number; with the number comes whether absent types are asked for.
 
     rows (Sequence[Row]): All.
@@ -285,13 +285,14 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class PhasedSampler(Sampler[tuple[int, bool]]):
-    """Says with each row's number whether absent types are asked for yet (see `Rows`).
+    """Says with each row's number whether absent types are asked for yet (see `PhasedRows`).
 
     sampler (LengthGroupedSampler): Gives the numbers.
-    is_copying (Callable[[], bool]): Whether the training is still in its first steps.
+    is_copying (Callable[[int], bool]): Whether a step, counted from 0, is one of the first, in
+        which they are not. Rows are fetched before the step that takes them.
     """
 
-    def __init__(self, sampler: LengthGroupedSampler, is_copying: Callable[[], bool]) -> None:
+    def __init__(self, sampler: LengthGroupedSampler, is_copying: Callable[[int], bool]) -> None:
         self.sampler = sampler
         self.is_copying = is_copying
 
@@ -302,7 +303,10 @@ class PhasedSampler(Sampler[tuple[int, bool]]):
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[tuple[int, bool]]:
-        return ((number, not self.is_copying()) for number in self.sampler)
+        rows = self.sampler.batch_size
+        first = self.sampler.epoch * -(-len(self) // rows)
+        for i, number in enumerate(self.sampler):
+            yield number, not self.is_copying(first + i // rows)
 
 
 def _pad(rows: Sequence[list[int]], value: int) -> torch.Tensor:
