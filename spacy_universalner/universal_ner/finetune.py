@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,18 +37,17 @@ from ..budget import TimeBudget
 from ..precision import choose_precision
 from ..pretrained import unavailable
 from ..ty import Conversation, Reject
-from .finetune_data import (
-    IGNORE_INDEX,
+from .finetune_batches import (
     Collator,
     LengthGroupedSampler,
     PhasedRows,
     PhasedSampler,
-    Row,
-    encode_conversation,
     was_encoder,
 )
+from .finetune_data import IGNORE_INDEX, Row, encode_conversation
 from .finetune_dev import score_answers
-from .finetune_loss import answer_loss, guide_attention, only_targets, own_tokens
+from .finetune_guides import GUIDES, Guide, guide_attention, word_tokens
+from .finetune_loss import answer_loss, only_targets, own_tokens
 from .finetune_settings import CopySettings, DataSettings, FinetuneSettings, LoraSettings
 from .models.positions import count_positions
 
@@ -146,7 +146,7 @@ class AnswerTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
@@ -155,23 +155,26 @@ class AnswerTrainer(Trainer):
             self.tokens += int(lengths.sum())
             self.places += inputs["input_ids"].numel()
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        copies = inputs.pop("copies", None)
+        lookups: dict[Guide, Tensor] = inputs.pop("lookups", {})
         is_copying = model.training and self.is_copying(self.state.global_step)
         copying = self.copying if is_copying else None
         if copying is None:
             with only_targets(head, inputs["labels"]):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         choices, inputs["labels"] = own_tokens(inputs["input_ids"], inputs["labels"])
-        if copying.guidance == 0 or copies is None or not len(copies):
-            copies = None
-        asked = {**inputs, "output_attentions": copies is not None}
+        asked = {**inputs, "output_attentions": bool(copying.guided_layers)}
         with only_targets(head, inputs["labels"], choices):
             loss, outputs = super().compute_loss(model, asked, True, num_items_in_batch)
-        if copies is not None:
-            guides = [
-                guide_attention(outputs.attentions[layer][:, : copying.heads], copies)
-                for layer in copying.layers
-            ]
+        # Each kind of lookup has heads of its own
+        guides = [
+            guide_attention(
+                outputs.attentions[layer][:, first : first + copying.heads], lookups[kind]
+            )
+            for kind, first in zip(GUIDES, count(0, copying.heads), strict=False)
+            for layer in copying.guided_layers.get(kind, [])
+            if len(lookups[kind])
+        ]
+        if guides:
             # Accumulated batches are averaged by the number of targets, which the copies follow
             share = 1 / max(1, self.args.gradient_accumulation_steps)
             loss = loss + copying.guidance * share * torch.stack(guides).sum()
@@ -253,6 +256,9 @@ def finetune(
         )
     except (OSError, ValueError) as error:
         raise unavailable(student, "the student", error) from error
+    if copying is not None:
+        text_config = model.config.get_text_config()
+        copying.check_layers(text_config.num_hidden_layers, text_config.num_attention_heads)
     conversations, dev_conversations = list(conversations), list(dev_conversations)
     positions = count_positions(model.config)
     rows, rejects = encode_all(tokenizer, conversations, settings.data, positions)
@@ -279,7 +285,8 @@ def finetune(
             tokenizer.eos_token_id if pad is None else pad,
             model.config,
             settings.data.attend,
-            () if copying is None else _word_tokens(tokenizer),
+            () if copying is None else word_tokens(tokenizer),
+            () if copying is None else tuple(copying.guided_layers),
         ),
         processing_class=tokenizer,
         callbacks=list(callbacks),
@@ -352,11 +359,6 @@ def encode_all(
         rows.extend(encoded)
         rejects.extend((conversation.id, reject) for reject in left_out)
     return rows, rejects
-
-
-def _word_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    vocabulary = tokenizer.get_vocab().items()
-    return frozenset(id for token, id in vocabulary if any(map(str.isalnum, token)))
 
 
 def _take_questions(conversations: Sequence[Conversation], number: int) -> list[Conversation]:

@@ -1,4 +1,4 @@
-"""The loss of instruction tuning: on the answers alone, and what leads to copying from the text."""
+"""The loss of instruction tuning: on the answers alone, and among which tokens."""
 
 from __future__ import annotations
 
@@ -80,20 +80,6 @@ def only_targets(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def guide_attention(attention: Tensor, copies: Tensor) -> Tensor:
-    """How far attention is from where the copied tokens stand.
-
-    attention (Tensor): (batch, heads, queries, keys), probabilities over the keys.
-    copies (Tensor): (places, 4), see `Collator`.
-    RETURNS (Tensor): A scalar: minus the logarithm of the attention that goes to a copied token's
-        places, averaged over copied tokens and heads.
-    """
-    number, row, position, place = copies.unbind(1)
-    shares = attention[row, :, position, place].float()
-    totals = shares.new_zeros(int(number[-1]) + 1, shares.shape[1]).index_add(0, number, shares)
-    return -(totals + 1e-5).log().mean()
 
 
 def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from thinc.api import Config
 from transformers.training_args import TrainingArguments
 
 from .finetune_data import Attend
+from .finetune_guides import GUIDES, Guide
 
 _Section = TypeVar("_Section")
 
@@ -72,12 +73,16 @@ class CopySettings:
         chosen among those of the row alone, as under `constrain = "text"`, and not from the whole
         vocabulary.
     guidance (float): Weight in these steps of a second loss, which leads the attention of some
-        heads from where a token is written to where it stands in the text: the negative logarithm
-        of the share that gets there, as in guided alignment (Chen et al. 2016) for translation.
+        heads from where a token is written to where it stands in the text, and to what else an
+        answer is looked up from: the negative logarithm of the share that gets there, as in guided
+        alignment (Chen et al. 2016) for translation. See `finetune_guides`.
     absent (bool): False leaves out, in these steps, the questions about types that the text does
         not have: their answers have nothing to copy. It needs `group_by_length` in [training].
-    layers (list[int]): The layers that are guided; -1 is the last.
-    heads (int): How many heads of each.
+    copy_layers (list[int]): The layers that are guided from where a token is written to where it
+        stands in the text; -1 is the last.
+    match_layers (list[int]): Those guided from the words of a type to what they describe.
+    type_layers (list[int]): Those guided from where an entity begins to the words of its type.
+    heads (int): How many heads of a layer are guided, for each of the three.
     models (str): "encoders": only models that were made of an encoder are taught. "all": also those
         that have learned to write, or whose weights are random.
     """
@@ -85,7 +90,9 @@ class CopySettings:
     ratio: float = 0.5
     guidance: float = 1.0
     absent: bool = True
-    layers: list[int] = field(default_factory=lambda: [-1])
+    copy_layers: list[int] = field(default_factory=lambda: [-1])
+    match_layers: list[int] = field(default_factory=list)
+    type_layers: list[int] = field(default_factory=list)
     heads: int = 4
     models: Literal["encoders", "all"] = "encoders"
 
@@ -95,6 +102,39 @@ class CopySettings:
         if self.models not in ("encoders", "all"):
             raise ValueError(
                 f"models = '{self.models}' in [copying] is not known. Use 'encoders' or 'all'."
+            )
+
+    @property
+    def guided_layers(self) -> dict[Guide, list[int]]:
+        """RETURNS (dict[Guide, list[int]]): The layers of each kind of lookup that is guided."""
+        layers: dict[Guide, list[int]] = {
+            "copy": self.copy_layers,
+            "match": self.match_layers,
+            "type": self.type_layers,
+        }
+        return {kind: numbers for kind, numbers in layers.items() if numbers and self.guidance}
+
+    def check_layers(self, layers: int, heads: int) -> None:
+        """Check that a model has the layers and heads to guide.
+
+        layers (int): How many layers it has.
+        heads (int): How many heads each has.
+        RAISES (ValueError): It has fewer.
+        """
+        for kind, numbers in self.guided_layers.items():
+            for number in numbers:
+                if not -layers <= number < layers:
+                    raise ValueError(
+                        f"{number} in {kind}_layers in [copying]: the student has {layers} layers. "
+                        f"Expected {-layers} to {layers - 1}."
+                    )
+        needed = self.heads * (
+            1 + max((GUIDES.index(kind) for kind in self.guided_layers), default=-1)
+        )
+        if needed > heads:
+            raise ValueError(
+                f"heads = {self.heads} in [copying]: the student has {heads} heads a layer, and "
+                f"{needed} are guided. Expected at most {heads * self.heads // needed}."
             )
 
 

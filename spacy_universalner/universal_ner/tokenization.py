@@ -18,10 +18,12 @@ class Encoded:
 
     ids (list[int]): Token ids.
     targets (list[bool]): For each token, whether the training loss is taken on it.
+    data (list[bool]): For each token, whether it spells what the user brought: text, type, answer.
     """
 
     ids: list[int]
     targets: list[bool]
+    data: list[bool]
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,20 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Iterable[Piece]) -
 
     tokenizer (PreTrainedTokenizerBase): A fast tokenizer.
     pieces (Iterable[Piece]): The pieces.
-    RETURNS (Encoded): A token is a target if any of its characters stand in a target piece.
+    RETURNS (Encoded): A token is a target if any of its characters stand in a target piece, and
+        data if any stand in a data piece.
     RAISES (ValueError): The tokenizer is not a fast one, or has no end token.
     """
     conventions = get_conventions(tokenizer)
-    ids, targets = list(conventions.leading), [False] * len(conventions.leading)
+    ids = list(conventions.leading)
+    targets, data = [False] * len(ids), [False] * len(ids)
     after_turn = False
     for kind, group in groupby(pieces, key=_boundary):
         if kind == "end":
             for piece in group:
                 ids.append(end_token_id(tokenizer))
                 targets.append(piece.target)
+                data.append(False)
         elif kind == "turn":
             after_turn = True
             continue
@@ -69,12 +74,14 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: Iterable[Piece]) -
             run = list(group)
             text = "".join(piece.text for piece in run)
             start = int(after_turn and conventions.brings_space and text.startswith(" "))
-            spans = _target_spans(run)
+            target_spans = _spans(run, [piece.target for piece in run])
+            data_spans = _spans(run, [piece.kind == "data" for piece in run])
             for token, first, last in encode_plain(tokenizer, text, start):
                 ids.append(token)
-                targets.append(any(first < end and last > begin for begin, end in spans))
+                targets.append(any(first < end and last > begin for begin, end in target_spans))
+                data.append(any(first < end and last > begin for begin, end in data_spans))
         after_turn = False
-    return Encoded(ids, targets)
+    return Encoded(ids, targets, data)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -177,10 +184,10 @@ def _boundary(piece: Piece) -> str:
     return piece.kind if piece.kind in ("end", "turn") else "run"
 
 
-def _target_spans(run: Iterable[Piece]) -> list[tuple[int, int]]:
+def _spans(run: Iterable[Piece], wanted: Iterable[bool]) -> list[tuple[int, int]]:
     spans, offset = [], 0
-    for piece in run:
-        if piece.target:
+    for piece, is_wanted in zip(run, wanted, strict=True):
+        if is_wanted:
             spans.append((offset, offset + len(piece.text)))
         offset += len(piece.text)
     return spans

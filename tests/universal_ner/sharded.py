@@ -19,7 +19,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from spacy_universalner.data.readers import read_conversations
 from spacy_universalner.universal_ner.finetune import encode_all
-from spacy_universalner.universal_ner.finetune_data import IGNORE_INDEX, Collator
+from spacy_universalner.universal_ner.finetune_batches import Collator
+from spacy_universalner.universal_ner.finetune_data import IGNORE_INDEX
 from spacy_universalner.universal_ner.finetune_loss import answer_loss, only_targets
 from spacy_universalner.universal_ner.finetune_settings import DataSettings
 

@@ -23,14 +23,12 @@ from spacy_universalner.data.readers import write_conversations
 from spacy_universalner.evaluation.metrics import count_strings, total
 from spacy_universalner.ty import Conversation, Question
 from spacy_universalner.universal_ner.finetune import METRICS_FILE, finetune
+from spacy_universalner.universal_ner.finetune_batches import Collator
 from spacy_universalner.universal_ner.finetune_data import (
     IGNORE_INDEX,
-    Collator,
     encode_conversation,
 )
-from spacy_universalner.universal_ner.finetune_loss import (
-    guide_attention,
-)
+from spacy_universalner.universal_ner.finetune_guides import guide_attention, word_tokens
 from spacy_universalner.universal_ner.finetune_settings import (
     BudgetSettings,
     CopySettings,
@@ -128,24 +126,24 @@ def test_absent_types_wait_until_copying_is_learned(
     assert metrics["tokens"] == 2 * (copying_steps * lengths[0] + (4 - copying_steps) * lengths[1])
 
 
-def test_guided_heads_look_where_the_copied_tokens_stand(folder, tmp_path):
+@pytest.mark.parametrize(("kind", "head"), [("copy", 0), ("match", 1), ("type", 2)])
+def test_guided_heads_look_where_they_should(folder, tmp_path, kind, head):
     settings = make_settings({"num_train_epochs": 6})
-    guided = FinetuneSettings(
-        settings.data, settings.training, copying=CopySettings(ratio=1.0, heads=1, models="all")
-    )
+    layers = {"copy_layers": [], f"{kind}_layers": [-1]}
+    guided = replace(settings, copying=CopySettings(ratio=1.0, heads=1, models="all", **layers))
 
     def attention(path):
         model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
         tokenizer = AutoTokenizer.from_pretrained(path)
-        words = frozenset(tokenizer.get_vocab().values())
-        batch = Collator(0, model.config, words=words)(
+        batch = Collator(0, model.config, words=word_tokens(tokenizer), guides=[kind])(
             [encode_conversation(tokenizer, item)[0][0] for item in conversations(4)]
         )
-        copies = batch.pop("copies")
+        lookups = batch.pop("lookups")[kind]
         del batch["lengths"], batch["labels"]
         with torch.no_grad():
             last = model(**batch, output_attentions=True).attentions[-1]
-        return guide_attention(last[:, :1], copies).item(), guide_attention(last[:, 1:], copies)
+        others = [number for number in range(last.shape[1]) if number != head]
+        return [guide_attention(last[:, heads], lookups).item() for heads in ([head], others)]
 
     finetune(guided, str(folder), conversations(8), tmp_path)
     before, after = attention(folder), attention(tmp_path)

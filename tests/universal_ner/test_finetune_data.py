@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from spacy_universalner.ty import Conversation, Question
+from spacy_universalner.universal_ner.finetune_batches import Collator
 from spacy_universalner.universal_ner.finetune_data import (
     IGNORE_INDEX,
-    Collator,
     encode_conversation,
-    find_copies,
     without_absent,
 )
 from spacy_universalner.universal_ner.prompt import build_prompt
@@ -183,14 +182,3 @@ def test_separate_questions_are_answered_as_if_each_were_asked_alone(folder):
             expected = model(torch.tensor([alone])).logits[0]
         assert torch.allclose(logits[places], expected[len(text) :], atol=1e-4)
         assert alone[: len(prompt_ids)] == prompt_ids
-
-
-def test_copies_are_found_where_the_text_goes_along_longest():
-    # The text is 5 6 7 5 8 9, the answer's strings are 5 8 and 6, between them the token 9
-    row = {
-        "input_ids": [5, 6, 7, 5, 8, 9, 1, 9, 5, 8, 9, 6, 4, 5, 2],
-        "labels": [-100] * 7 + [9, 5, 8, 9, 6, 4, 5, 2],
-        "segments": [0] * 6 + [1] * 9,
-    }
-    found = list(find_copies(row, words={5, 6, 7, 8}))
-    assert found == [(7, [3]), (8, [4]), (9, [5]), (10, [1]), (12, [0, 3])]

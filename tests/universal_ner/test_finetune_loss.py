@@ -1,21 +1,18 @@
-"""The loss on answers, and what leads to copying."""
+"""The loss on answers."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 from torch.nn import functional
 
+from spacy_universalner.universal_ner.finetune_batches import Collator
 from spacy_universalner.universal_ner.finetune_data import (
     IGNORE_INDEX,
-    Collator,
     encode_conversation,
 )
 from spacy_universalner.universal_ner.finetune_loss import (
     answer_loss,
-    guide_attention,
     only_targets,
     own_tokens,
 )
@@ -81,13 +78,3 @@ def test_copying_is_the_models_own_loss_among_the_tokens_of_the_row(folder):
     ):
         assert (gradient is None) == (own is None)
         assert gradient is None or torch.allclose(gradient, own, atol=1e-5)
-
-
-def test_guidance_is_how_little_attention_gets_to_the_copied_tokens():
-    attention = torch.zeros(1, 2, 3, 3)
-    attention[0, 0, 2] = torch.tensor([0.5, 0.25, 0.25])
-    attention[0, 1, 2] = torch.tensor([0.0, 0.0, 1.0])
-    attention[0, :, 1] = torch.tensor([1.0, 0.0, 0.0])
-    copies = torch.tensor([[0, 0, 2, 0], [0, 0, 2, 1], [1, 0, 1, 0]])
-    expected = -(math.log(0.75) + math.log(1e-5) + 2 * math.log(1.0)) / 4
-    assert guide_attention(attention, copies).item() == pytest.approx(expected, rel=1e-4)
