@@ -1,11 +1,16 @@
-"""A stage's record, and the minutes that earlier stages leave to it."""
+"""A stage's record, the minutes that earlier stages leave to it, and commands side by side."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
+
+from spacy_universalner.evaluation.provenance import count_cores
 
 ROOT = Path(__file__).parents[1]
 SAY = "import sys; print(sys.argv[1])"
@@ -43,3 +48,82 @@ def test_a_stage_gets_what_earlier_ones_have_left(tmp_path: Path) -> None:
 def test_a_stage_that_fails_leaves_no_record(tmp_path: Path) -> None:
     assert run(tmp_path, "train.nuner", code="raise SystemExit(3)").returncode == 3
     assert not list(tmp_path.iterdir())
+
+
+# Writes a file and waits until another process has written one too
+MEET = """
+import sys, time
+from pathlib import Path
+mine, other = map(Path, sys.argv[1:])
+mine.touch()
+end = time.monotonic() + 30
+while not other.exists():
+    if time.monotonic() > end:
+        sys.exit(f"{other} did not come")
+    time.sleep(0.01)
+print(f"met {other.name}")
+"""
+
+
+def run_two(folder: Path, first: list[str], second: list[str], *options: str) -> tuple[int, str]:
+    """Exit code, and what was written with its carriage returns."""
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.stage",
+        "train",
+        "--output-dir",
+        str(folder),
+        *options,
+    ]
+    python = ["--", "python", "-c"]
+    ran = subprocess.run(
+        [*command, *python, *first, *python, *second], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    return ran.returncode, ran.stdout.decode()
+
+
+@pytest.mark.skipif(count_cores() < 2, reason="one core")
+def test_commands_run_side_by_side_and_have_one_record(tmp_path: Path) -> None:
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    records = tmp_path / "records"
+    code, written = run_two(records, [MEET, a, b], [MEET, b, a])
+    assert code == 0, written
+    lines = written.splitlines()
+    assert "[1] met b" in lines
+    assert "[2] met a" in lines
+    (path,) = records.iterdir()
+    record = json.loads(path.read_text("utf8"))
+    assert (record["stage"], record["step"]) == ("train", "")
+    assert record["command"].count(" & python -c") == 1
+
+
+@pytest.mark.skipif(count_cores() < 2, reason="one core")
+def test_the_first_command_to_fail_ends_the_others(tmp_path: Path) -> None:
+    start = time.monotonic()
+    code, written = run_two(
+        tmp_path / "records",
+        ["import time; time.sleep(60)"],
+        ["print('no such file'); raise SystemExit(3)"],
+    )
+    assert code == 3
+    assert time.monotonic() - start < 50
+    assert "[2] no such file" in written.splitlines()
+    assert not (tmp_path / "records").exists()
+
+
+def test_with_a_gpu_commands_run_in_turn(tmp_path: Path) -> None:
+    write = "from pathlib import Path; Path('{0}').mkdir(); print('made')"
+    move = "from pathlib import Path; Path('{0}').rmdir(); print('removed')"
+    folder = str(tmp_path / "a")
+    _, written = run_two(tmp_path, [write.format(folder)], [move.format(folder)], "--gpu-id", "0")
+    assert written.splitlines() == ["made", "removed"]
+    code, written = run_two(tmp_path, ["raise SystemExit(2)"], ["print('never')"], "--gpu-id", "0")
+    assert (code, written) == (2, "")
+
+
+@pytest.mark.skipif(count_cores() < 2, reason="one core")
+def test_progress_bars_stay_in_place(tmp_path: Path) -> None:
+    bar = "import sys; sys.stdout.write('\\r 1%\\r 2%\\n'); print('é' * 3)"
+    _, written = run_two(tmp_path, [bar], ["pass"])
+    assert "\r[1]  1%\r[1]  2%\n[1] ééé\n" in written.replace("[2] python -c pass\n", "")

@@ -141,7 +141,9 @@ class AnswerTrainer(Trainer):
 
     def is_copying(self, step: int) -> bool:
         """Whether a step is one of those that teach to copy."""
-        return self.copying is not None and self.budget.progress(step) < self.copying.ratio
+        if self.copying is None or 0 < self.copying.steps <= step:
+            return False
+        return self.budget.progress(step) < self.copying.ratio
 
     def compute_loss(
         self,

@@ -72,6 +72,8 @@ class CopySettings:
     ratio (float): Share of the steps, from the first, that teach it. In them an answer's tokens are
         chosen among those of the row alone, as under `constrain = "text"`, and not from the whole
         vocabulary.
+    steps (int): The most steps that teach it, whatever their share; 0 for no limit. Copying takes
+        as many steps to learn however many follow.
     guidance (float): Weight in these steps of a second loss, which leads the attention of some
         heads from where a token is written to where it stands in the text, and to what else an
         answer is looked up from: the negative logarithm of the share that gets there, as in guided
@@ -88,6 +90,7 @@ class CopySettings:
     """
 
     ratio: float = 0.5
+    steps: int = 0
     guidance: float = 1.0
     absent: bool = True
     copy_layers: list[int] = field(default_factory=lambda: [-1])
@@ -99,6 +102,8 @@ class CopySettings:
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"ratio = {self.ratio} in [copying] is not between 0 and 1.")
+        if self.steps < 0:
+            raise ValueError(f"steps = {self.steps} in [copying]: expected at least 0.")
         if self.models not in ("encoders", "all"):
             raise ValueError(
                 f"models = '{self.models}' in [copying] is not known. Use 'encoders' or 'all'."

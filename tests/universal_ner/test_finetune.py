@@ -105,12 +105,15 @@ def test_only_encoders_are_taught_to_copy(request, name, taught, tmp_path):
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-@pytest.mark.parametrize(("ratio", "copying_steps"), [(0.0, 0), (0.25, 1), (0.5, 2), (1.0, 4)])
+@pytest.mark.parametrize(
+    ("ratio", "steps", "copying_steps"),
+    [(0.0, 0, 0), (0.25, 0, 1), (0.5, 0, 2), (1.0, 0, 4), (1.0, 3, 3), (0.5, 3, 2)],
+)
 def test_absent_types_wait_until_copying_is_learned(
-    tiny_llama, tmp_path, epochs, ratio, copying_steps
+    tiny_llama, tmp_path, epochs, ratio, steps, copying_steps
 ):
     settings = make_settings({"group_by_length": True, "num_train_epochs": epochs})
-    copying = CopySettings(ratio=ratio, guidance=0.0, absent=False, models="all")
+    copying = CopySettings(ratio=ratio, steps=steps, guidance=0.0, absent=False, models="all")
     metrics = finetune(
         replace(settings, copying=copying),
         str(tiny_llama),
