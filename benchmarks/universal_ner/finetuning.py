@@ -28,7 +28,7 @@ from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.precision import choose_precision
 from spacy_universalner.ty import Conversation
 from spacy_universalner.universal_ner.finetune import METRICS_FILE, encode_all, finetune
-from spacy_universalner.universal_ner.finetune_data import Collator, LengthGroupedSampler
+from spacy_universalner.universal_ner.finetune_batches import Collator, LengthGroupedSampler
 from spacy_universalner.universal_ner.finetune_settings import FinetuneSettings, read_settings
 
 HERE = Path(__file__)

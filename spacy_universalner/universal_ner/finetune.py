@@ -218,7 +218,8 @@ def finetune(
     RETURNS (dict[str, Any]): What `finetune.json` holds: counts, seconds, tokens a second, share
         of padding, how copying was taught, questions left out with reasons, and the log of losses.
     RAISES (OSError): The student cannot be loaded.
-    RAISES (ValueError): There is nothing to train on.
+    RAISES (ValueError): There is nothing to train on, or the student lacks a layer that [copying]
+        guides.
     """
     training = dict(settings.training)
     if training.get("bf16"):
