@@ -26,6 +26,9 @@ LEAST_MINUTES = 1.0
 # the system and gives it back, and the system clears it page by page: up to a third of all time.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
+# What a terminal takes for: clear the line from here on.
+ERASE = "\x1b[K"
+
 
 def main(
     name: str = typer.Argument(..., help="STAGE or STAGE.STEP, such as train.full"),
@@ -120,6 +123,8 @@ def run_together(commands: list[list[str]]) -> int:
 
 def relay(output: IO[bytes], prefix: str, lock: Lock) -> None:
     """Show what a command writes, line by line and each progress bar in place."""
+    # Else the end of a progress bar would stand behind a shorter line
+    prefix = ERASE + prefix if sys.stdout.isatty() else prefix
     rest, decoder = "", getincrementaldecoder("utf8")("replace")
     with output:
         while chunk := os.read(output.fileno(), 1 << 16):

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,9 +169,10 @@ class AnswerTrainer(Trainer):
         # Each kind of lookup has heads of its own
         guides = [
             guide_attention(
-                outputs.attentions[layer][:, first : first + copying.heads], lookups[kind]
+                outputs.attentions[layer][:, number * copying.heads :][:, : copying.heads],
+                lookups[kind],
             )
-            for kind, first in zip(GUIDES, count(0, copying.heads), strict=False)
+            for number, kind in enumerate(GUIDES)
             for layer in copying.guided_layers.get(kind, [])
             if len(lookups[kind])
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +42,14 @@ class Collator:
     config (PretrainedConfig): The model's, for the form of attention mask it takes.
     attend (Attend): See `encode_conversation`.
     words (Collection[int]): See `find_lookups`.
-    guides (Iterable[Guide]): The kinds of lookups to find.
+    guides (Sequence[Guide]): The kinds of lookups to find.
     """
 
     pad_id: int
     config: PretrainedConfig
     attend: Attend = "conversation"
     words: Collection[int] = ()
-    guides: Iterable[Guide] = ()
+    guides: Sequence[Guide] = ()
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Make a batch.

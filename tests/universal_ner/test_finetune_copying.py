@@ -1,0 +1,107 @@
+"""Real training runs of tiny models: how copying is taught."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from spacy_universalner.universal_ner.finetune import finetune
+from spacy_universalner.universal_ner.finetune_batches import Collator
+from spacy_universalner.universal_ner.finetune_data import (
+    encode_conversation,
+)
+from spacy_universalner.universal_ner.finetune_guides import guide_attention, word_tokens
+from spacy_universalner.universal_ner.finetune_settings import (
+    CopySettings,
+    FinetuneSettings,
+)
+from tests.universal_ner.tuning import (
+    CONVERSATION,
+    conversations,
+    load,
+    make_settings,
+)
+
+
+def test_the_first_steps_choose_among_the_tokens_of_the_row_alone(tiny_llama, tmp_path):
+    def losses(copying):
+        steady = make_settings({"learning_rate": 0.0, "max_steps": 4, "logging_steps": 1})
+        metrics = finetune(
+            FinetuneSettings(steady.data, steady.training, copying=copying),
+            str(tiny_llama),
+            [CONVERSATION],
+            tmp_path / str(copying),
+        )
+        return [entry["loss"] for entry in metrics["log"] if "loss" in entry]
+
+    (copied, *rest), plain = (
+        losses(CopySettings(ratio=0.25, guidance=0.0, models="all")),
+        losses(None),
+    )
+    assert copied < 0.9 * plain[0]
+    assert rest == plain[1:]
+
+
+@pytest.mark.parametrize(("name", "taught"), [("tiny_llama", False), ("tiny_bert_decoder", True)])
+def test_only_encoders_are_taught_to_copy(request, name, taught, tmp_path):
+    settings = make_settings({"max_steps": 1})
+    metrics = finetune(
+        FinetuneSettings(settings.data, settings.training, copying=CopySettings()),
+        str(request.getfixturevalue(name)),
+        [CONVERSATION],
+        tmp_path,
+    )
+    assert (metrics["copying"] is not None) == taught
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize(
+    ("ratio", "steps", "copying_steps"),
+    [(0.0, 0, 0), (0.25, 0, 1), (0.5, 0, 2), (1.0, 0, 4), (1.0, 3, 3), (0.5, 3, 2)],
+)
+def test_absent_types_wait_until_copying_is_learned(
+    tiny_llama, tmp_path, epochs, ratio, steps, copying_steps
+):
+    settings = make_settings({"group_by_length": True, "num_train_epochs": epochs})
+    copying = CopySettings(ratio=ratio, steps=steps, guidance=0.0, absent=False, models="all")
+    metrics = finetune(
+        replace(settings, copying=copying),
+        str(tiny_llama),
+        [CONVERSATION] * (8 // epochs),
+        tmp_path,
+    )
+    _, tokenizer = load(tiny_llama)
+    lengths = []
+    for questions in (CONVERSATION.questions[::2], CONVERSATION.questions):
+        (row,), _ = encode_conversation(tokenizer, replace(CONVERSATION, questions=questions))
+        lengths.append(len(row["input_ids"]))
+    assert metrics["steps"] == 4
+    assert metrics["tokens"] == 2 * (copying_steps * lengths[0] + (4 - copying_steps) * lengths[1])
+
+
+@pytest.mark.parametrize(("kind", "head"), [("copy", 0), ("match", 1), ("type", 2)])
+def test_guided_heads_look_where_they_should(folder, tmp_path, kind, head):
+    settings = make_settings({"num_train_epochs": 6})
+    layers = {"copy_layers": [], f"{kind}_layers": [-1]}
+    guided = replace(settings, copying=CopySettings(ratio=1.0, heads=1, models="all", **layers))
+
+    def attention(path):
+        model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        batch = Collator(0, model.config, words=word_tokens(tokenizer), guides=[kind])(
+            [encode_conversation(tokenizer, item)[0][0] for item in conversations(4)]
+        )
+        lookups = batch.pop("lookups")[kind]
+        del batch["lengths"], batch["labels"]
+        with torch.no_grad():
+            last = model(**batch, output_attentions=True).attentions[-1]
+        others = [number for number in range(last.shape[1]) if number != head]
+        return [guide_attention(last[:, heads], lookups).item() for heads in ([head], others)]
+
+    finetune(guided, str(folder), conversations(8), tmp_path)
+    before, after = attention(folder), attention(tmp_path)
+    assert after[0] < before[0] - 0.5
+    assert after[0] < after[1]

@@ -1,0 +1,191 @@
+"""Real training runs of tiny models, stopped, resumed and shared by processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+import torch
+from accelerate import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from spacy_universalner.data.readers import write_conversations
+from spacy_universalner.universal_ner.finetune import METRICS_FILE, finetune
+from spacy_universalner.universal_ner.finetune_settings import (
+    BudgetSettings,
+)
+from tests.processes import launch
+from tests.universal_ner.sharded import step
+from tests.universal_ner.tuning import (
+    CONVERSATION,
+    conversations,
+    load,
+    make_settings,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("attend", ["conversation", "question"])
+def test_checkpoints_change_nothing(tiny_llama, tmp_path, attend):
+    losses = []
+    for strategy in ("no", "epoch"):
+        metrics = finetune(
+            make_settings({"save_strategy": strategy}, attend=attend),
+            str(tiny_llama),
+            conversations(4),
+            tmp_path / strategy,
+        )
+        losses.append([entry.get("loss") for entry in metrics["log"]])
+    assert losses[0] == losses[1]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from transformers import TrainerCallback
+from spacy_universalner.universal_ner.finetune import finetune
+from tests.universal_ner.tuning import conversations, make_settings
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+student, output = sys.argv[1:]
+training = {training}
+finetune(make_settings(training), student, conversations(8), Path(output), callbacks=[Kill()])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_killed_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_length):
+    """Killed in the middle of the second epoch, a step after its last checkpoint."""
+    training = {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "num_train_epochs": 3,
+        "group_by_length": group_by_length,
+    }
+    script = KILLED.replace("{training}", repr(training))
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_llama), str(tmp_path / "killed")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (tmp_path / "killed" / METRICS_FILE).exists()
+    resumed, whole = (
+        finetune(
+            make_settings(training),
+            str(tiny_llama),
+            conversations(8),
+            tmp_path / name,
+            resume=True,
+        )
+        for name in ("killed", "whole")
+    )
+    assert [entry.get("loss") for entry in resumed["log"]] == [
+        entry.get("loss") for entry in whole["log"]
+    ]
+    after, expected = (load(tmp_path / name)[0].state_dict() for name in ("killed", "whole"))
+    for name, weight in expected.items():
+        assert torch.equal(after[name], weight), name
+
+
+def test_a_run_ends_with_its_time_and_its_schedule(tiny_llama, tmp_path):
+    settings = replace(make_settings(), budget=BudgetSettings(minutes=1e-4))
+    metrics = finetune(settings, str(tiny_llama), conversations(8), tmp_path)
+    assert (metrics["steps"], metrics["steps_planned"]) == (1, 8)
+    load(tmp_path)
+
+
+def test_time_enough_changes_nothing(tiny_llama, tmp_path):
+    runs = []
+    for minutes in (0.0, 10.0):
+        settings = replace(make_settings(), budget=BudgetSettings(minutes=minutes))
+        runs.append(finetune(settings, str(tiny_llama), conversations(8), tmp_path / f"{minutes}"))
+    losses = [[entry.get("loss") for entry in run["log"]] for run in runs]
+    rates = [[entry.get("learning_rate") for entry in run["log"]] for run in runs]
+    assert losses[0] == losses[1]
+    assert rates[0] == rates[1]
+
+
+def test_time_spent_before_a_checkpoint_counts(tiny_llama, tmp_path):
+    settings = make_settings({"save_strategy": "steps", "save_steps": 2})
+    settings = replace(settings, budget=BudgetSettings(minutes=10))
+    finetune(settings, str(tiny_llama), conversations(8), tmp_path)
+    for later in (4, 6, 8):
+        rmtree(tmp_path / f"checkpoint-{later}")
+    state = tmp_path / "checkpoint-2" / "trainer_state.json"
+    saved = json.loads(state.read_text())
+    assert 0 < saved["stateful_callbacks"]["Clock"]["attributes"]["spent"] < 600
+    saved["stateful_callbacks"]["Clock"]["attributes"]["spent"] = 601
+    state.write_text(json.dumps(saved))
+    metrics = finetune(settings, str(tiny_llama), conversations(8), tmp_path, resume=True)
+    assert metrics["steps"] == 3
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny_llama, tmp_path):
+    path = tmp_path / "conversations.jsonl"
+    write_conversations(path, [CONVERSATION, *conversations(7)])
+    options = ["--training.bf16", "false", "--training.logging_steps", "1"]
+    options += ["--training.max_steps", "4", "--training.learning_rate", "5e-3"]
+    options += ["--training.per_device_train_batch_size"]
+    arguments = [str(ROOT / "configs/test/finetune_mini.cfg"), str(tiny_llama), str(path)]
+    for number, batch in ((1, 4), (2, 2)):
+        output = tmp_path / str(number)
+        launch(number, "scripts.finetune_universal_ner", *arguments, output, *options, batch)
+    one, two = (json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in "12")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["tokens"] == two["tokens"]
+    for run in (one, two):
+        assert len(run["log"]) == 5
+    for name in ("loss", "grad_norm"):
+        assert [entry.get(name) for entry in two["log"][:-1]] == pytest.approx(
+            [entry.get(name) for entry in one["log"][:-1]], abs=2e-4
+        )
+    first, second = (load(tmp_path / name)[0].state_dict() for name in "12")
+    for name, weight in first.items():
+        assert torch.allclose(weight, second[name], atol=1e-4), name
+
+
+@pytest.mark.slow
+def test_sharded_weights_give_the_same_gradient(tiny_llama, tmp_path):
+    path = tmp_path / "conversations.jsonl"
+    write_conversations(path, [CONVERSATION, *conversations(7)])
+    output = tmp_path / "sharded.json"
+    launch(2, "tests.universal_ner.sharded", tiny_llama, path, output)
+    whole = step(str(tiny_llama), path, sharded=False)
+    assert json.loads(output.read_text()) == pytest.approx(whole, rel=1e-4)
+
+
+def test_the_config_for_sharding_is_what_accelerate_reads():
+    config = load_config_from_file(str(ROOT / "configs" / "accelerate_fsdp.yaml"))
+    assert (config.distributed_type, config.num_processes) == (DistributedType.FSDP, 8)
+    options = vars(launch_command_parser().parse_args(["script.py"]))
+    assert set(config.fsdp_config) <= set(options)
+    plugin = FullyShardedDataParallelPlugin(
+        sharding_strategy=config.fsdp_config["fsdp_sharding_strategy"],
+        auto_wrap_policy=config.fsdp_config["fsdp_auto_wrap_policy"],
+        state_dict_type=config.fsdp_config["fsdp_state_dict_type"],
+        sync_module_states=False,  # needs an accelerator
+    )
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=8, num_attention_heads=2, vocab_size=9))
+    plugin.set_auto_wrap_policy(model)
+    policy = plugin.auto_wrap_policy
+    assert policy.keywords["transformer_layer_cls"] == {LlamaDecoderLayer}
