@@ -70,6 +70,9 @@ def main(
         "seconds": round(time.perf_counter() - clock, 1),
     }
     output_dir.mkdir(parents=True, exist_ok=True)
+    if not step:  # it is the whole stage, so records of its steps are of an earlier run
+        for path in output_dir.glob(f"{stage}.*.json"):
+            path.unlink()
     (output_dir / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
 
 

@@ -45,6 +45,14 @@ def test_a_stage_gets_what_earlier_ones_have_left(tmp_path: Path) -> None:
     assert run(tmp_path, "finetune", *options).stdout == "1.0\n"
 
 
+def test_a_whole_stage_takes_the_place_of_its_steps(tmp_path: Path) -> None:
+    for name in ("train.nuner", "train.base", "train-few-shot.train"):
+        record(tmp_path, name, 60)
+    run(tmp_path, "train")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["train-few-shot.train.json", "train.json"]
+
+
 def test_a_stage_that_fails_leaves_no_record(tmp_path: Path) -> None:
     assert run(tmp_path, "train.nuner", code="raise SystemExit(3)").returncode == 3
     assert not list(tmp_path.iterdir())
