@@ -120,15 +120,12 @@ def forward_run(encoder: Path) -> Run:
 def gliner_run(encoder: Path) -> Run:
     """GLiNER with random weights on the same encoder and ten labels, where it is installed."""
     from gliner import GLiNER, GLiNERConfig
-    from gliner.data_processing import SpanProcessor, WordsSplitter
 
     config = GLiNERConfig(model_name=str(encoder), fine_tune=False, max_len=384)
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
-    processor = SpanProcessor(config, tokenizer, WordsSplitter())
-    model = GLiNER(config, tokenizer=tokenizer, data_processor=processor)
+    model = GLiNER.from_config(config)
     model.eval()
     labels = [*(label.lower() for label in LABELS), "disease", "animal"]
-    return lambda texts: model.batch_predict_entities(list(texts), labels, threshold=0.9)
+    return lambda texts: model.inference(list(texts), labels, threshold=0.9, batch_size=32)
 
 
 SYSTEMS: dict[str, Callable[[Path], Run]] = {

@@ -36,13 +36,7 @@ from ..budget import TimeBudget
 from ..precision import choose_precision
 from ..pretrained import unavailable
 from ..ty import Conversation, Reject
-from .finetune_batches import (
-    Collator,
-    LengthGroupedSampler,
-    PhasedRows,
-    PhasedSampler,
-    was_encoder,
-)
+from .finetune_batches import Collator, LengthGroupedSampler, was_encoder
 from .finetune_data import IGNORE_INDEX, Row, encode_conversation
 from .finetune_dev import score_answers
 from .finetune_guides import GUIDES, Guide, guide_attention, word_tokens
@@ -125,17 +119,12 @@ class AnswerTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.args.group_by_length:
             return super()._get_train_sampler(train_dataset)
-        dataset = self.train_dataset
-        rows = dataset.rows if isinstance(dataset, PhasedRows) else cast("Sequence[Row]", dataset)
-        sampler = LengthGroupedSampler(
-            [len(row["input_ids"]) for row in rows],
+        return LengthGroupedSampler(
+            [len(row["input_ids"]) for row in cast("Sequence[Row]", self.train_dataset)],
             self.args.train_batch_size
             * self.args.gradient_accumulation_steps
             * self.args.world_size,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
-        )
-        return (
-            PhasedSampler(sampler, self.is_copying) if isinstance(dataset, PhasedRows) else sampler
         )
 
     def is_copying(self, step: int) -> bool:
@@ -282,7 +271,7 @@ def finetune(
     trainer = AnswerTrainer(
         model=model,
         args=arguments,
-        train_dataset=rows if copying is None or copying.absent else PhasedRows(rows),
+        train_dataset=rows,
         eval_dataset=dev_rows or None,
         data_collator=Collator(
             tokenizer.eos_token_id if pad is None else pad,

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from .finetune_data import IGNORE_INDEX, Attend, Row, without_absent
+from .finetune_data import IGNORE_INDEX, Attend, Row
 from .finetune_guides import Guide, collate_lookups
 from .models.positions import first_position
-
-
-class PhasedRows(Dataset[Row]):
-    """Rows by number; with the number comes whether absent types are asked for.
-
-    rows (Sequence[Row]): All.
-    """
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: tuple[int, bool]) -> Row:
-        number, absent = index
-        return self.rows[number] if absent else without_absent(self.rows[number])
 
 
 @dataclass(frozen=True)
@@ -125,31 +108,6 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
-
-
-class PhasedSampler(Sampler[tuple[int, bool]]):
-    """Says with each row's number whether absent types are asked for yet (see `PhasedRows`).
-
-    sampler (LengthGroupedSampler): Gives the numbers.
-    is_copying (Callable[[int], bool]): Whether a step, counted from 0, is one of the first, in
-        which they are not. Rows are fetched before the step that takes them.
-    """
-
-    def __init__(self, sampler: LengthGroupedSampler, is_copying: Callable[[int], bool]) -> None:
-        self.sampler = sampler
-        self.is_copying = is_copying
-
-    def set_epoch(self, epoch: int) -> None:
-        self.sampler.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[tuple[int, bool]]:
-        rows = self.sampler.batch_size
-        first = self.sampler.epoch * -(-len(self) // rows)
-        for i, number in enumerate(self.sampler):
-            yield number, not self.is_copying(first + i // rows)
 
 
 def _pad(rows: Sequence[list[int]], value: int) -> torch.Tensor:

@@ -127,22 +127,3 @@ def _make_row(text: _Turns, questions: Sequence[_Turns]) -> Row:
         asked=[position for position, is_asked in enumerate(asked) if is_asked],
         absent=[number for number, turn in enumerate(turns) if turn.absent],
     )
-
-
-def without_absent(row: Row) -> Row:
-    """Leave out the questions about what the text does not have.
-
-    row (Row): The row.
-    RETURNS (Row): The rest, or all of it where nothing else is asked.
-    """
-    if len(row["absent"]) == max(row["segments"]):
-        return row
-    kept = [i for i, segment in enumerate(row["segments"]) if segment not in row["absent"]]
-    asked = set(row["asked"])
-    return Row(
-        input_ids=[row["input_ids"][i] for i in kept],
-        labels=[row["labels"][i] for i in kept],
-        segments=[row["segments"][i] for i in kept],
-        asked=[position for position, i in enumerate(kept) if i in asked],
-        absent=[],
-    )

@@ -3,8 +3,9 @@
 Language models come with them. An encoder read as a decoder does not, and from answers alone it
 finds them late. A lookup leads from a token, the one that looks, to places, those it should see:
 
-- "match": from the words of the type that is asked for to all that they describe in the text;
-- "type": from where an entity is about to be written to the words of its type;
+- "match": from the words of the type that is asked for to all that they describe in the text, or to
+  the row's first token if there is nothing;
+- "type": from where an answer goes on, or an entity in it begins, to the words of its type;
 - "copy": from where a token is about to be written to where it stands in the text.
 """
 
@@ -25,6 +26,9 @@ GUIDES: tuple[Guide, ...] = get_args(Guide)
 # The position of the token that looks, and the positions of its places, in a row.
 Lookup: TypeAlias = tuple[int, list[int]]
 
+# The place that stands for "nothing of this type": the first token, which every token sees.
+NOTHING = 0
+
 
 def word_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Find the tokens with letters or digits: what a copy may begin with.
@@ -42,17 +46,17 @@ def find_lookups(row: Row, words: Collection[int]) -> dict[Guide, list[Lookup]]:
 
     row (Row): The row.
     words (Collection[int]): See `word_tokens`.
-    RETURNS (dict[Guide, list[Lookup]]): By kind. A question whose answers cannot be copied has
-        none.
+    RETURNS (dict[Guide, list[Lookup]]): By kind. Of answers that cannot be copied, "type" alone.
     """
-    copies = list(find_copies(row, words))
-    copied = {position for position, _ in copies}
+    segments = row["segments"]
     asked: dict[int, list[int]] = {}
     for position in row["asked"]:
-        asked.setdefault(row["segments"][position], []).append(position)
-    described: dict[int, set[int]] = {}
+        asked.setdefault(segments[position], []).append(position)
+    copies = list(find_copies(row, words))
+    copied = {position for position, _ in copies}
+    described = {segment: {NOTHING} for segment in row["absent"]}
     for position, places in copies:
-        described.setdefault(row["segments"][position], set()).update(places)
+        described.setdefault(segments[position], set()).update(places)
     return {
         "copy": copies,
         "match": [
@@ -61,9 +65,11 @@ def find_lookups(row: Row, words: Collection[int]) -> dict[Guide, list[Lookup]]:
             for position in asked.get(segment, [])
         ],
         "type": [
-            (position, asked[row["segments"][position]])
-            for position, _ in copies
-            if position - 1 not in copied and row["segments"][position] in asked
+            (position, asked[segments[position]])
+            for position, label in enumerate(row["labels"][1:])
+            if label != IGNORE_INDEX
+            and segments[position] in asked
+            and not {position - 1, position} <= copied
         ],
     }
 

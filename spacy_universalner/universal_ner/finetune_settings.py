@@ -78,12 +78,11 @@ class CopySettings:
         heads from where a token is written to where it stands in the text, and to what else an
         answer is looked up from: the negative logarithm of the share that gets there, as in guided
         alignment (Chen et al. 2016) for translation. See `finetune_guides`.
-    absent (bool): False leaves out, in these steps, the questions about types that the text does
-        not have: their answers have nothing to copy. It needs `group_by_length` in [training].
     copy_layers (list[int]): The layers that are guided from where a token is written to where it
         stands in the text; -1 is the last.
-    match_layers (list[int]): Those guided from the words of a type to what they describe.
-    type_layers (list[int]): Those guided from where an entity begins to the words of its type.
+    match_layers (list[int]): Those guided from the words of a type to what they describe, or to the
+        first token for what the text does not have.
+    type_layers (list[int]): Those guided from an answer to the words of its type.
     heads (int): How many heads of a layer are guided, for each of the three.
     models (str): "encoders": only models that were made of an encoder are taught. "all": also those
         that have learned to write, or whose weights are random.
@@ -92,7 +91,6 @@ class CopySettings:
     ratio: float = 0.5
     steps: int = 0
     guidance: float = 1.0
-    absent: bool = True
     copy_layers: list[int] = field(default_factory=lambda: [-1])
     match_layers: list[int] = field(default_factory=list)
     type_layers: list[int] = field(default_factory=list)
@@ -175,13 +173,6 @@ class FinetuneSettings:
     lora: LoraSettings | None = None
     copying: CopySettings | None = None
     budget: BudgetSettings = BudgetSettings()
-
-    def __post_init__(self) -> None:
-        copying = self.copying
-        if copying and not copying.absent and not self.training.get("group_by_length"):
-            raise ValueError(
-                "absent = false in [copying] needs group_by_length = true in [training]."
-            )
 
 
 def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> FinetuneSettings:

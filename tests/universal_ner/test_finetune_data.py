@@ -15,7 +15,6 @@ from spacy_universalner.universal_ner.finetune_batches import Collator
 from spacy_universalner.universal_ner.finetune_data import (
     IGNORE_INDEX,
     encode_conversation,
-    without_absent,
 )
 from spacy_universalner.universal_ner.prompt import build_prompt
 from spacy_universalner.universal_ner.tokenization import encode_pieces, end_token_id
@@ -105,26 +104,13 @@ def split_row(row):
     return turns[0], turns[1:]
 
 
-@pytest.mark.parametrize("attend", ["conversation", "question"])
-def test_a_row_without_absent_types_is_that_of_the_others(folder, attend):
-    _, tokenizer = load(folder)
-    present = replace(CONVERSATION, questions=CONVERSATION.questions[::2])
-    (whole,), (rest,) = (
-        encode_conversation(tokenizer, item, attend=attend)[0] for item in (CONVERSATION, present)
-    )
-    assert whole["absent"] == [2]
-    left = without_absent(whole)
-    assert (left["input_ids"], left["labels"]) == (rest["input_ids"], rest["labels"])
-    assert [{1: 1, 3: 2}.get(each, each) for each in left["segments"]] == rest["segments"]
-    assert without_absent(left) == left
-
-
-def test_a_row_of_absent_types_alone_stays(tiny_gpt2):
+def test_questions_about_absent_types_are_known(tiny_gpt2):
     _, tokenizer = load(tiny_gpt2)
-    absent = replace(CONVERSATION, questions=(Question("city"), Question("year")))
-    (row,), _ = encode_conversation(tokenizer, absent)
+    (row,), _ = encode_conversation(tokenizer, CONVERSATION)
+    assert row["absent"] == [2]
+    questions = (Question("city"), Question("year"))
+    (row,), _ = encode_conversation(tokenizer, replace(CONVERSATION, questions=questions))
     assert row["absent"] == [1, 2]
-    assert without_absent(row) == row
 
 
 def test_context_of_the_model_limits_a_question_not_a_row_of_separate_ones(tiny_gpt2):

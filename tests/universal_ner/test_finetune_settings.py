@@ -34,8 +34,7 @@ def test_settings_are_read_and_overridden(tmp_path):
         ("[copying]\nratio = 2\n", "ratio = 2.*between 0 and 1"),
         ("[copying]\nsteps = -1\n", r"steps = -1 in \[copying\]: expected at least 0"),
         ('[copying]\nmodels = "llama"\n', "models = 'llama'.*'encoders' or 'all'"),
-        ("[copying]\nabsent = false\n", r"absent = false in \[copying\] needs group_by_length"),
-        ("[copying]\nshare = 0.5\n", "no setting 'share'. Known settings: absent, copy_layers, "),
+        ("[copying]\nshare = 0.5\n", "no setting 'share'. Known settings: copy_layers, guidance, "),
     ],
 )
 def test_unknown_settings_are_named(tmp_path, text, message):
