@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,10 +22,8 @@ from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
 from ..precision import choose_precision
 from .backbone import Freeze, freeze_layers, load_encoder, max_length, special_tokens
+from .quantization import quantize
 from .windows import Batch, batch_windows, collate, plan_windows, tokenize
-
-# The last part of a layer's name: query, key_proj, q_lin, k ...
-QUERY_OR_KEY = re.compile(r"(^|\.)(query|key|q|k)(_[a-z]+)?$")
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
@@ -254,17 +250,7 @@ def cast_for_prediction(model: PreTrainedModel, precision: str) -> nn.Module:
     if precision == "float32":
         return model
     if precision == "int8":
-        with warnings.catch_warnings():
-            # PyTorch announces a successor that lies in another package.
-            warnings.simplefilter("ignore")
-            # A scale for each output unit: one for a whole layer costs several points of F1, and
-            # rounded queries and keys one to two more.
-            scales = {
-                name: torch.ao.quantization.per_channel_dynamic_qconfig
-                for name, module in model.named_modules()
-                if isinstance(module, nn.Linear) and not QUERY_OR_KEY.search(name)
-            }
-            return torch.ao.quantization.quantize_dynamic(model, scales)
+        return quantize(model)
     return copy.deepcopy(model).to(getattr(torch, precision))
 
 
