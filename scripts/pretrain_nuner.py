@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import spacy
 import typer
 from spacy.cli._util import parse_config_overrides
 from wasabi import msg
 
 from spacy_universalner.data.readers import read_passages
+from spacy_universalner.data.sentences import split_sentences
 from spacy_universalner.nuner.pretrain import METRICS_FILE, pretrain
 from spacy_universalner.nuner.pretrain_settings import read_settings
 from spacy_universalner.nuner.probe import FewShotProbe
+from spacy_universalner.ty import Passage
 
 
 def main(
@@ -18,7 +21,9 @@ def main(
     corpus: Path = typer.Argument(..., exists=True, dir_okay=False, help="Passages (JSONL)"),
     output: Path = typer.Argument(..., file_okay=False, help="Folder of the encoder"),
     encoder: str = typer.Option(None, help="What to start from, if not what CONFIG says"),
-    also: list[Path] = typer.Option([], exists=True, dir_okay=False, help="More passages"),
+    also: list[Path] = typer.Option(
+        [], exists=True, dir_okay=False, help="Longer passages: their sentences are texts as well"
+    ),
     probe_train: Path = typer.Option(
         None, exists=True, dir_okay=False, help="Passages that a few-shot probe learns from"
     ),
@@ -38,7 +43,10 @@ def main(
         if encoder is not None:
             overrides["pretraining.encoder"] = encoder
         settings = read_settings(config, overrides)
-        passages = [passage for path in (corpus, *also) for passage in read_passages(path)]
+        passages = [
+            *read_passages(corpus),
+            *(text for path in also for text in read_sentences(path)),
+        ]
         few_shot = None
         if (probe_train is None) != (probe_dev is None):
             raise ValueError("A probe needs both --probe-train and --probe-dev.")
@@ -64,6 +72,21 @@ def main(
         ]
     )
     msg.good(f"{output}: pre-trained, details in {METRICS_FILE}")
+
+
+def read_sentences(path: Path) -> list[Passage]:
+    """The sentences of passages that have a mention."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer")
+    passages = list(read_passages(path))
+    sentences = list(split_sentences(passages, nlp))
+    kept = [sentence for sentence in sentences if sentence.mentions]
+    mentions, found = (sum(len(each.mentions) for each in group) for group in (passages, kept))
+    msg.info(
+        f"{path}: {len(kept):,} sentences; left out are {len(sentences) - len(kept):,} without a "
+        f"mention, and {mentions - found:,} of {mentions:,} mentions that reach over two"
+    )
+    return kept
 
 
 app = typer.Typer()
