@@ -133,8 +133,9 @@ SYSTEMS: dict[str, Callable[[Path], Run]] = {
     "Hugging Face token classification": huggingface_run,
     "bare forward, sorted": forward_run,
     "nuner float32": lambda encoder: spacy_run(make_nuner(encoder)),
+    "nuner bfloat16": lambda encoder: spacy_run(make_nuner(encoder, "bfloat16")),
     "nuner int8": lambda encoder: spacy_run(make_nuner(encoder, "int8")),
     "GLiNER, 10 labels": gliner_run,
 }
-if computes_in_bfloat16(torch.device("cpu")):  # else it would be emulated
-    SYSTEMS["nuner bfloat16"] = lambda encoder: spacy_run(make_nuner(encoder, "bfloat16"))
+if not computes_in_bfloat16(torch.device("cpu")):  # it would be emulated
+    del SYSTEMS["nuner bfloat16"]

@@ -5,7 +5,7 @@ finds them late. A lookup leads from a token, the one that looks, to places, tho
 
 - "match": from the words of the type that is asked for to all that they describe in the text, or to
   the row's first token if there is nothing;
-- "type": from where an answer goes on, or an entity in it begins, to the words of its type;
+- "type": from each token of an answer to the words of its type, but where a copy goes on;
 - "copy": from where a token is about to be written to where it stands in the text.
 """
 

@@ -48,11 +48,12 @@ def make_run(folder: Path) -> tuple[Path, Path]:
         write(metrics / f"{name}.json", results)
         write_predictions(metrics / f"{name}.jsonl", predictions)
     runs = []
-    for encoder, f1 in (("base", 0.3), ("nuner", 0.4)):
+    # NuNER is ahead on few sentences and behind on all
+    for encoder, few, whole in (("base", 0.3, 0.6), ("nuner", 0.4, 0.58)):
         write_predictions(metrics / f"nuner.{encoder}.jsonl", bad)
-        for k, seed, gain in ((None, None, 0.3), (8, 0, 0.0), (8, 1, 0.02)):
+        for k, seed, f1 in ((None, None, whole), (8, 0, few), (8, 1, few + 0.02)):
             run = {"encoder": encoder, "k": k, "seed": seed, "sentences": 10 if k else 90}
-            run |= {"ents_p": f1 + gain, "ents_r": f1 + gain, "ents_f": f1 + gain}
+            run |= {"ents_p": f1, "ents_r": f1, "ents_f": f1}
             run |= {"ents_per_type": {"PERSON": {"p": 0.5, "r": 0.5, "f": 0.5}}}
             runs.append(run)
     results = {"runs": runs, "summary": summarize(runs), "provenance": provenance([data])}

@@ -85,8 +85,20 @@ def test_the_comparison_stands_in_page_and_markdown(report: Path, page: Page):
         in markdown
     )
     assert "k = 8 (10 sentences) NuNER 2 41.0 41.0 41.0 ± 1.4 +10.0" in page.text
+    assert "all (90 sentences) NuNER 1 58.0 58.0 58.0 -2.0" in page.text
     assert "PERSON" in page.text
     assert "wrong boundaries" in page.text
+
+
+def test_the_base_stands_before_nuner_at_every_size(report: Path):
+    lines = (report / "report.md").read_text("utf8").splitlines()
+    rows = [line.split(" | ")[:2] for line in lines if line.startswith(("| k = ", "| all ("))]
+    assert rows == [
+        ["| k = 8 (10 sentences)", "Base encoder"],
+        ["| k = 8 (10 sentences)", "NuNER"],
+        ["| all (90 sentences)", "Base encoder"],
+        ["| all (90 sentences)", "NuNER"],
+    ]
 
 
 def test_every_section_is_there(page: Page):

@@ -252,6 +252,28 @@ def command(folder, settings):
     ]
 
 
+def test_sentences_of_longer_passages_are_read_too(tmp_path, settings):
+    line = command(tmp_path, replace(settings, epochs=1))
+    text = "Ada met Charles. Nobody spoke. Ada left Turin. In"
+    found = [("Ada", 0, "person"), ("Ada", 31, "person"), ("Turin. In", 40, "place")]
+    mentions = tuple(Mention(at, at + len(name), label) for name, at, label in found)
+    assert all(text.startswith(name, at) for name, at, _ in found)
+    write_passages(tmp_path / "long.jsonl", [Passage("long", text, mentions)])
+    output = tmp_path / "trained"
+    run = subprocess.run(
+        [*line, output, "--also", tmp_path / "long.jsonl"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    told = " ".join(run.stdout.split())
+    assert "2 sentences; left out are 2 without a mention, and 1 of 3 mentions" in told
+    metrics = json.loads((output / METRICS_FILE).read_text())
+    assert sum(metrics["passages"].values()) == 160 + 2
+    assert metrics["concepts"] == 2  # person and city: "place" stood in no single sentence
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_result_it_would_have_had(tmp_path, settings):
     settings = replace(settings, dropout=True, epochs=30)

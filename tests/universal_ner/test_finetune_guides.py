@@ -106,7 +106,12 @@ def test_lookups_of_a_batch_are_numbered_by_kind(tiny_bert_decoder):
         assert sorted(set(numbers)) == list(range(max(numbers) + 1))
     nothing = replace(SHORT, questions=(replace(SHORT.questions[0], answers=()),))
     rows = [encode_conversation(tokenizer, nothing)[0][0]]
-    assert collate_lookups(rows, words, ["copy"])["copy"].shape == (0, 4)
+    # Its type is one word, and the answer `[`, `]` and the end of the turn
+    assert {kind: len(places) for kind, places in collate_lookups(rows, words).items()} == {
+        "copy": 0,
+        "match": 1,
+        "type": 3,
+    }
 
 
 def test_guidance_is_how_little_attention_gets_to_the_copied_tokens():
