@@ -213,16 +213,15 @@ class NuNER(TrainablePipe):
         docs (Iterable[Doc]): The documents.
         scores (list[Floats]): What `predict` gave for them.
         """
-        labels = self.labels
+        labels = [self.vocab.strings.add(label) for label in self.labels]
         for doc, log_probs, path in zip(
             docs, scores, viterbi.decode(scores, self.scheme), strict=True
         ):
-            spans, confidences = [], []
-            for start, end, label in viterbi.entities(path, self.scheme):
-                spans.append(Span(doc, start, end, label=labels[label]))
-                taken = log_probs[np.arange(start, end), path[start:end]]
-                confidences.append(float(np.exp(taken.mean())))
-                span_scores.set_score(spans[-1], confidences[-1])
+            found = list(viterbi.entities(path, self.scheme))
+            spans = [Span(doc, start, end, label=labels[label]) for start, end, label in found]
+            confidences = _confidences(log_probs, path, found)
+            for span, confidence in zip(spans, confidences, strict=True):
+                span_scores.set_score(span, confidence)
             doc.spans[self.spans_key] = SpanGroup(
                 doc,
                 name=self.spans_key,
@@ -230,7 +229,7 @@ class NuNER(TrainablePipe):
                 spans=spans,
             )
             earlier = () if self.overwrite_ents else doc.ents
-            covered = {token.i for ent in earlier for token in ent}
+            covered = {i for ent in earlier for i in range(ent.start, ent.end)}
             doc.set_ents(
                 [
                     *earlier,
@@ -238,7 +237,7 @@ class NuNER(TrainablePipe):
                         span
                         for span, confidence in zip(spans, confidences, strict=True)
                         if confidence >= self.threshold
-                        and covered.isdisjoint(range(span.start, span.end))
+                        and (not covered or covered.isdisjoint(range(span.start, span.end)))
                     ),
                 ]
             )
@@ -382,6 +381,18 @@ class NuNER(TrainablePipe):
         loss = float(-(targets * ops.xp.log(probs + 1e-12) * factors).sum())
         gradient = (probs - targets) * factors
         return loss, ops.unflatten(gradient, ops.asarray1i([len(s) for s in scores]))
+
+
+def _confidences(
+    log_probs: viterbi.Floats, path: viterbi.Ints, entities: Sequence[tuple[int, int, int]]
+) -> list[float]:
+    """The geometric mean of the probabilities along the path, for each entity."""
+    taken = log_probs[np.arange(len(path)), path].astype(np.float64)
+    sums = np.concatenate(([0.0], taken.cumsum()))
+    bounds = np.asarray([entity[:2] for entity in entities], dtype=np.int64).reshape(-1, 2)
+    starts, ends = bounds.T
+    means: list[float] = np.exp((sums[ends] - sums[starts]) / (ends - starts)).tolist()
+    return means
 
 
 def _by_words(docs: Iterable[Doc]) -> Iterator[list[Doc]]:

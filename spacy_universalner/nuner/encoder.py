@@ -21,7 +21,7 @@ def build_nuner_encoder_v1(
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "float32",
     window: int = 512,
     stride: int = 64,
-    batch_tokens: int = 4096,
+    batch_tokens: Literal["auto"] | int = "auto",
 ) -> Model[list[Doc], list[Floats2d]]:
     """Build the layer `spacy-universalner.NuNEREncoder.v1`: a Hugging Face encoder over tokens.
 
@@ -42,8 +42,9 @@ def build_nuner_encoder_v1(
     window (int): Most wordpieces of one forward pass, special tokens included; the encoder's own
         limit if that is lower.
     stride (int): Wordpieces that neighbouring windows of a longer text share.
-    batch_tokens (int): Most wordpieces of one batch, padding included. Documents are batched by
-        length, in training too.
+    batch_tokens (str | int): Most wordpieces of one batch, padding included; a longer window is a
+        batch of its own. "auto" is 1024 in float32 and int8 on the CPU, where a batch should fit
+        the cache, else 4096. Documents are batched by length, in training too.
     RETURNS (Model[list[Doc], list[Floats2d]]): Vectors of shape (n_tokens, width * len(layers)).
     RAISES (ValueError): A setting is out of its range.
     """

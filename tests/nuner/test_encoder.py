@@ -86,6 +86,24 @@ def test_vectors_are_the_mean_over_wordpieces(tiny_bert, docs, layers, batch_tok
         )
 
 
+@pytest.mark.parametrize(
+    ("settings", "largest"),
+    [
+        ({}, 1024),
+        ({"precision": "int8"}, 1024),
+        ({"precision": "bfloat16"}, 4096),
+        ({"batch_tokens": 300}, 300),
+        ({"precision": "bfloat16", "batch_tokens": 300}, 300),
+    ],
+)
+def test_batches_are_as_large_as_suits_the_precision(tiny_bert, nlp, settings, largest):
+    encoder = make_encoder(tiny_bert, **settings)
+    # 8 wordpieces and 2 special tokens each
+    batch = encoder.shims[0].prepare([nlp.make_doc(" ".join(["won"] * 8))] * 1000)
+    assert max(ids.numel() for ids, _ in batch.inputs) == largest // 8 * 10
+    assert sum(len(ids) for ids, _ in batch.inputs) == 1000
+
+
 def test_documents_without_wordpieces_have_zero_vectors(tiny_bert, nlp):
     encoder = make_encoder(tiny_bert)
     for is_train in (False, True):
@@ -260,6 +278,7 @@ def test_a_copy_is_independent(tiny_bert, docs):
         ({"window": 10, "stride": 10}, "stride = 10 with window = 10"),
         ({"freeze": 3}, "freeze = 3, but the encoder has 2 layers"),
         ({"freeze": -1}, "freeze = -1"),
+        ({"batch_tokens": 0}, "batch_tokens = 0"),
         ({"precision": "float16"}, "'float16' does not run on the device 'cpu'"),
     ],
 )
