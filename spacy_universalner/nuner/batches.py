@@ -197,8 +197,9 @@ class Collator:
                     tokens.extend(offset + place for place in places)
                     columns.extend([column[name]] * len(places))
             offset += len(passage.ids)
+        # Lengths up to 2, 4, 8, 16, ...: few small passes through the encoder, and little padding.
         groups = itertools.groupby(
-            (self.concepts[name] for name in names), key=lambda values: len(values)
+            (self.concepts[name] for name in names), key=lambda row: (len(row) - 1).bit_length()
         )
         return ContrastiveBatch(
             texts=Rows.pad([self.texts[index] for index in mine], self.pad_id),
