@@ -22,7 +22,9 @@ def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
     values (Tensor): (rows, columns).
     RETURNS (tuple[Tensor, Tensor]): The integers, and what each row's are multiplied by (rows, 1).
     """
-    scales = values.abs().amax(1, keepdim=True).clamp(min=SMALLEST) / LARGEST
+    # Both ends, and no array of absolute values.
+    ends = torch.maximum(values.amax(1, keepdim=True), -values.amin(1, keepdim=True))
+    scales = ends.clamp_(min=SMALLEST) / LARGEST
     return (values / scales).round_().to(torch.int8), scales
 
 
@@ -34,6 +36,7 @@ class Int8Linear(nn.Module):
 
     weight: Tensor
     scales: Tensor
+    bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class Int8Linear(nn.Module):
         # `contiguous` leaves the strides of a single column, which the product does not expect.
         self.register_buffer("weight", weight.t().clone(memory_format=torch.contiguous_format))
         self.register_buffer("scales", scales[:, 0])
-        self.bias = linear.bias
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, states: Tensor) -> Tensor:
         rows, scales = quantize_rows(states.flatten(0, -2))
@@ -50,7 +53,7 @@ class Int8Linear(nn.Module):
         if self.bias is None:
             products.mul_(self.scales)
         else:
-            products = torch.addcmul(self.bias, products, self.scales)
+            torch.addcmul(self.bias, products, self.scales, out=products)
         return products.view(*states.shape[:-1], -1)
 
 

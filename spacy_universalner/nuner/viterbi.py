@@ -43,10 +43,11 @@ def decode(log_probs: Sequence[Floats], scheme: Scheme) -> list[Ints]:
     """
     paths = [scores.argmax(axis=1) for scores in log_probs]
     if scheme == "bio":
-        # A greedy path that is valid is the best one, and nearly all are.
-        for index, path in enumerate(paths):
-            if not is_valid(path):
-                paths[index] = viterbi(log_probs[index])
+        # A greedy path that is valid is the best one, and nearly all of a trained model are.
+        invalid = [index for index, path in enumerate(paths) if not is_valid(path)]
+        best = viterbi([log_probs[index] for index in invalid])
+        for index, path in zip(invalid, best, strict=True):
+            paths[index] = path
     return paths
 
 
@@ -57,32 +58,44 @@ def is_valid(path: Ints) -> bool:
     return bool(np.all(~inside | (previous == path) | (previous == path - 1)))
 
 
-def viterbi(log_probs: Floats) -> Ints:
-    """The best valid bio path of one document.
+def viterbi(log_probs: Sequence[Floats]) -> list[Ints]:
+    """The best valid bio paths, of all documents together: one step for all first tokens, one for
+    all second ones.
 
     All transitions are alike but for inside classes, which only two classes may precede, so a step
     costs the number of classes and not its square.
 
-    log_probs (Floats): Shape (n_tokens, n_classes).
-    RETURNS (Ints): The classes, shape (n_tokens,).
+    log_probs (Sequence[Floats]): For each document, shape (n_tokens, n_classes), at least a token.
+    RETURNS (list[Ints]): For each document the classes, shape (n_tokens,).
     """
-    n_tokens, width = log_probs.shape
-    begin = np.arange(1, width, 2)
+    if not log_probs:
+        return []
+    lengths = np.asarray([len(scores) for scores in log_probs])
+    # Longest first: those that have an i-th token are the first ones.
+    order = np.argsort(-lengths, kind="stable")
+    ends = lengths.cumsum()
+    starts = (ends - lengths)[order]
+    reach = np.searchsorted(-lengths[order], -np.arange(lengths.max()), side="left")
+    scores = np.concatenate(log_probs)
+    begin = np.arange(1, scores.shape[1], 2)
     inside = begin + 1
-    best = log_probs[0].astype(np.float64)
-    best[inside] = -np.inf
-    back = np.empty((n_tokens, width), dtype=np.int64)
-    for i in range(1, n_tokens):
-        leader = int(best.argmax())
-        continues = best[inside] > best[begin]
-        back[i] = leader
-        back[i, inside] = np.where(continues, inside, begin)
-        best = best[back[i]] + log_probs[i]
-    path = np.empty(n_tokens, dtype=np.int64)
-    path[-1] = best.argmax()
-    for i in range(n_tokens - 1, 0, -1):
-        path[i - 1] = back[i, path[i]]
-    return path
+    best = scores[starts].astype(np.float64)
+    best[:, inside] = -np.inf
+    back = []
+    for i, n in enumerate(reach[1:], start=1):
+        before = best[:n]
+        origin = np.repeat(before.argmax(axis=1)[:, None], scores.shape[1], axis=1)
+        origin[:, inside] = np.where(before[:, inside] > before[:, begin], inside, begin)
+        best[:n] = np.take_along_axis(before, origin, axis=1) + scores[starts[:n] + i]
+        back.append(origin)
+    path = np.empty(len(scores), dtype=np.int64)
+    classes = best.argmax(axis=1)
+    for i in range(len(reach) - 1, -1, -1):
+        n = reach[i]
+        path[starts[:n] + i] = classes[:n]
+        if i:
+            classes[:n] = back[i - 1][np.arange(n), classes[:n]]
+    return np.split(path, ends[:-1])
 
 
 def entities(path: Ints, scheme: Scheme) -> Iterator[tuple[int, int, int]]:

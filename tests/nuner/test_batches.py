@@ -79,7 +79,7 @@ PASSAGES = [
 CONCEPTS = {
     "city": torch.tensor([2, 10, 3]),
     "company": torch.tensor([2, 11, 12, 3]),
-    "person": torch.tensor([2, 13, 3]),
+    "person": torch.tensor([2, 13, 14, 14, 3]),
     "unused": torch.tensor([2, 14, 3]),
 }
 
@@ -101,13 +101,14 @@ def test_a_batch_is_asked_for_each_of_its_concepts_once():
     assert batch.texts.values.tolist() == [[2, 7, 8, 3, 0], [2, 9, 3, 0, 0], [2, 7, 8, 9, 3]]
     assert batch.texts.mask.tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert [group.values.tolist() for group in batch.concepts] == [
-        [[2, 10, 3], [2, 13, 3]],
-        [[2, 11, 12, 3]],
+        [[2, 10, 3, 0], [2, 11, 12, 3]],
+        [[2, 13, 14, 14, 3]],
     ]
-    expected = torch.zeros(12, 3)  # city, person, company
+    assert [group.mask.sum(1).tolist() for group in batch.concepts] == [[3, 4], [5]]
+    expected = torch.zeros(12, 3)  # city, company, person
     expected[1, 0] = expected[5, 0] = 1
-    expected[1, 1] = expected[2, 1] = 1
-    expected[10, 2] = 1
+    expected[1, 2] = expected[2, 2] = 1
+    expected[10, 1] = 1
     assert torch.equal(dense(batch), expected)
 
 
@@ -127,7 +128,11 @@ def test_concepts_of_a_batch_can_be_capped():
     kept = set()
     for seed in range(20):
         batch = collator([0, 1, 2], random.Random(seed))
-        names = [tuple(row[:].tolist()) for group in batch.concepts for row in group.values]
+        names = [
+            tuple(row[mask.bool()].tolist())
+            for group in batch.concepts
+            for row, mask in zip(group.values, group.mask, strict=True)
+        ]
         assert len(names) == 2
         kept.update(names)
         assert batch.columns.max() < 2

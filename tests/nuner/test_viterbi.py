@@ -32,17 +32,21 @@ def test_validity_is_that_of_each_transition(path):
 
 
 @given(
-    n_tokens=st.integers(1, 4),
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=5),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_viterbi_finds_the_best_allowed_sequence(n_tokens, seed):
-    scores = np.random.default_rng(seed).normal(size=(n_tokens, 5)).astype("float32")
-    best = max(
-        filter(allowed, product(range(5), repeat=n_tokens)),
-        key=lambda path: scores[np.arange(n_tokens), path].sum(),
-    )
-    assert tuple(viterbi.viterbi(scores)) == best
-    assert [tuple(path) for path in viterbi.decode([scores], "bio")] == [best]
+def test_viterbi_finds_the_best_allowed_sequence_of_each_document(lengths, seed):
+    numbers = np.random.default_rng(seed)
+    documents = [numbers.normal(size=(length, 5)).astype("float32") for length in lengths]
+    best = [
+        max(
+            filter(allowed, product(range(5), repeat=len(scores))),
+            key=lambda path, scores=scores: scores[np.arange(len(scores)), path].sum(),
+        )
+        for scores in documents
+    ]
+    assert [tuple(path) for path in viterbi.viterbi(documents)] == best
+    assert [tuple(path) for path in viterbi.decode(documents, "bio")] == best
 
 
 def test_an_inside_class_that_continues_nothing_is_corrected():
