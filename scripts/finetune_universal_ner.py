@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import typer
+from accelerate import PartialState
 from spacy.cli._util import parse_config_overrides
 from wasabi import msg
 
@@ -36,11 +37,13 @@ def main(
         )
     except (OSError, ValueError, ImportError) as error:
         msg.fail(str(error), exits=1)
+    if not PartialState().is_main_process:
+        return
     for reject in metrics["rejects"]:
         msg.warn(f"Left out: '{reject['item']}' of {reject['id']}, {reject['reason']}")
     msg.table(
         [
-            ("loss", f"{metrics['train_loss']:.3f}"),
+            ("loss", f"{metrics['loss']:.3f}"),
             ("seconds", f"{metrics['seconds']:.0f}"),
             ("tokens a second", f"{metrics['tokens_per_second']:,.0f}"),
             ("padding", f"{metrics['padding_share']:.1%}"),

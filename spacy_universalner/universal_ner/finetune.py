@@ -47,6 +47,16 @@ from .models.positions import count_positions
 METRICS_FILE = "finetune.json"
 
 
+class Arguments(TrainingArguments):
+    """A Trainer's settings that call every CPU "cpu": of several processes each calls its own
+    "cpu:1" and so on, a place to which `torch.load` can restore no checkpoint."""
+
+    @property
+    def device(self) -> torch.device:
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+
 class Clock(TrainerCallback, ExportableState):
     """Ends a training whose time is over; its checkpoints keep the time spent.
 
@@ -205,7 +215,7 @@ def finetune(
     resume (bool): Go on from the last checkpoint in `output`, if there is one.
     callbacks (Sequence[TrainerCallback]): Added to the Trainer's, such as a logger of one's own.
     RETURNS (dict[str, Any]): What `finetune.json` holds: counts, seconds, tokens a second, share
-        of padding, how copying was taught, questions left out with reasons, and the log of losses.
+        of padding, how copying was taught, the last loss, questions left out with reasons, the log.
     RAISES (OSError): The student cannot be loaded.
     RAISES (ValueError): There is nothing to train on, or the student lacks a layer that [copying]
         guides.
@@ -215,7 +225,7 @@ def finetune(
         wanted = "auto" if training["bf16"] == "auto" else "bfloat16"
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
         training["bf16"] = choose_precision(wanted, device) == "bfloat16"
-    arguments = TrainingArguments(
+    arguments = Arguments(
         **{
             "use_cpu": not torch.accelerator.is_available(),
             "remove_unused_columns": False,
@@ -297,6 +307,7 @@ def finetune(
     seconds = result.metrics["train_runtime"]
     counts = torch.tensor([trainer.tokens, trainer.places], device=arguments.device)
     tokens, places = trainer.accelerator.reduce(counts).tolist()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     metrics = {
         "processes": arguments.world_size,
         "conversations": len(conversations),
@@ -312,7 +323,8 @@ def finetune(
         "tokens_per_second": tokens / seconds,
         "padding_share": 1 - tokens / places if places else 0.0,
         "parameters": sum(weight.numel() for weight in model.parameters()),
-        "train_loss": result.training_loss,
+        # Not the Trainer's mean, which in a resumed run lacks the steps before
+        "loss": losses[-1] if losses else result.training_loss,
         "rejects": [{"id": id, "item": r.item, "reason": r.reason} for id, r in rejects],
         "log": trainer.state.log_history,
     }

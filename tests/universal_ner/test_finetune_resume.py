@@ -165,6 +165,28 @@ def test_two_processes_train_as_one(tiny_llama, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_resume_to_the_same_end(tiny_llama, tmp_path):
+    path = tmp_path / "conversations.jsonl"
+    write_conversations(path, conversations(8))
+    arguments = [ROOT / "configs/test/finetune_mini.cfg", tiny_llama, path, tmp_path / "tuned"]
+    arguments += ["--training.bf16", "false", "--training.logging_steps", "1"]
+    arguments += ["--training.max_steps", "4", "--training.per_device_train_batch_size", "2"]
+    arguments += ["--training.save_strategy", "steps", "--training.save_steps", "2", "--resume"]
+    losses, weights = [], []
+    for _ in range(2):
+        output = launch(2, "scripts.finetune_universal_ner", *arguments)
+        assert output.count("tuned, details in") == 1  # one of them speaks
+        metrics = json.loads((tmp_path / "tuned" / METRICS_FILE).read_text())
+        assert metrics["loss"] == metrics["log"][3]["loss"]
+        losses.append([entry.get("loss") for entry in metrics["log"]])
+        weights.append(load(tmp_path / "tuned")[0].state_dict())
+        rmtree(tmp_path / "tuned" / "checkpoint-4")
+    assert losses[0] == losses[1]
+    for name, weight in weights[0].items():
+        assert torch.equal(weight, weights[1][name]), name
+
+
+@pytest.mark.slow
 def test_sharded_weights_give_the_same_gradient(tiny_llama, tmp_path):
     path = tmp_path / "conversations.jsonl"
     write_conversations(path, [CONVERSATION, *conversations(7)])
