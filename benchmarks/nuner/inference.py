@@ -92,7 +92,7 @@ def serve(system: str, encoder: Path, texts: list[str]) -> None:
     """Run a system once for each line of standard input, and answer with seconds and memory."""
     run = SYSTEMS[system](encoder)
     for _ in sys.stdin:
-        run(texts[:64])  # while it waited its memory may have been reclaimed
+        run(texts[:256])  # while it waited its memory may have been reclaimed
         clock = time.perf_counter()
         run(texts)
         seconds = time.perf_counter() - clock
