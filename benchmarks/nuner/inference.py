@@ -169,6 +169,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     bars = axes.barh(names, [row["words_per_second"] for row in rows], color=colours)
     axes.bar_label(bars, fmt="{:,.0f}", padding=3)
     axes.invert_yaxis()
+    axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel("words per second")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
