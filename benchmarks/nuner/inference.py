@@ -44,7 +44,7 @@ def main(
     corpus: Path = typer.Argument(..., exists=True, dir_okay=False, help="Passages (JSONL)"),
     encoder: str = typer.Option("embedded", help="Encoder of all systems"),
     sentences: int = typer.Option(1000, help="As many of the corpus' first"),
-    rounds: int = typer.Option(3, help="Turns of each system"),
+    rounds: int = typer.Option(4, help="Turns of each system"),
     threads: int = typer.Option(2, help="CPU threads"),
     pipeline: Path | None = typer.Option(None, help="Trained pipeline, to compare precisions"),
     gold: Path | None = typer.Option(None, help="Data to compare them on (.spacy)"),

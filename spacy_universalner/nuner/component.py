@@ -237,7 +237,7 @@ class NuNER(TrainablePipe):
                         span
                         for span, confidence in zip(spans, confidences, strict=True)
                         if confidence >= self.threshold
-                        and (not covered or covered.isdisjoint(range(span.start, span.end)))
+                        and covered.isdisjoint(range(span.start, span.end))
                     ),
                 ]
             )

@@ -47,7 +47,7 @@ from .models.positions import count_positions
 METRICS_FILE = "finetune.json"
 
 
-class Arguments(TrainingArguments):
+class TuningArguments(TrainingArguments):
     """A Trainer's settings that call every CPU "cpu": of several processes each calls its own
     "cpu:1" and so on, a place to which `torch.load` can restore no checkpoint."""
 
@@ -225,7 +225,7 @@ def finetune(
         wanted = "auto" if training["bf16"] == "auto" else "bfloat16"
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
         training["bf16"] = choose_precision(wanted, device) == "bfloat16"
-    arguments = Arguments(
+    arguments = TuningArguments(
         **{
             "use_cpu": not torch.accelerator.is_available(),
             "remove_unused_columns": False,

@@ -172,7 +172,7 @@ def test_two_processes_resume_to_the_same_end(tiny_llama, tmp_path):
     arguments += ["--training.bf16", "false", "--training.logging_steps", "1"]
     arguments += ["--training.max_steps", "4", "--training.per_device_train_batch_size", "2"]
     arguments += ["--training.save_strategy", "steps", "--training.save_steps", "2", "--resume"]
-    losses, weights = [], []
+    losses, weights, tokens = [], [], []
     for _ in range(2):
         output = launch(2, "scripts.finetune_universal_ner", *arguments)
         assert output.count("tuned, details in") == 1  # one of them speaks
@@ -180,7 +180,10 @@ def test_two_processes_resume_to_the_same_end(tiny_llama, tmp_path):
         assert metrics["loss"] == metrics["log"][3]["loss"]
         losses.append([entry.get("loss") for entry in metrics["log"]])
         weights.append(load(tmp_path / "tuned")[0].state_dict())
+        tokens.append(metrics["tokens"])
         rmtree(tmp_path / "tuned" / "checkpoint-4")
+    # Two epochs of two steps, of which the second run has taken the second alone
+    assert tokens[0] == 2 * tokens[1]
     assert losses[0] == losses[1]
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name]), name
