@@ -79,7 +79,7 @@ FACTORS = {
         {
             "type": Variant(),
             "definition": Variant(ask="definition"),
-            "all-in-one, decoded freely": Variant(ask="all-in-one"),
+            "all-in-one": Variant(ask="all-in-one"),
         },
     ),
     "template": (
@@ -284,7 +284,7 @@ def train_and_score(
 ) -> dict[str, float]:
     """Tune a student as a variant says and ask it; string-set F1 by test set.
 
-    Answers are constrained to strings of the text but for all-in-one, where they cannot be.
+    Answers are constrained to strings of the text.
     """
     changed = {"acknowledgement_loss": variant.acknowledgement, "template": variant.template}
     settings = replace(
@@ -305,7 +305,7 @@ def train_and_score(
             conversations,
             template=variant.template,
             max_new_tokens=max_new_tokens,
-            constrain="none" if variant.ask == "all-in-one" else "text",
+            constrain="text",
         ).f1
         for name, conversations in tests.items()
     }

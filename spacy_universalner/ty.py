@@ -118,25 +118,26 @@ class Prompt(str):
 
     pieces (tuple[Piece, ...]): The runs that make up the string.
     source (str): The passage the prompt asks about.
-    lists_strings (bool): Whether the answer should be a JSON list of strings of the passage.
+    keys (tuple[str, ...] | None): What the answer should be, of strings of the passage: a JSON list
+        (empty), or an object from each of these types to a list. None for any other answer.
     """
 
     pieces: tuple[Piece, ...]
     source: str
-    lists_strings: bool
+    keys: tuple[str, ...] | None
 
     def __new__(
-        cls, pieces: Iterable[Piece], source: str = "", lists_strings: bool = True
+        cls, pieces: Iterable[Piece], source: str = "", keys: tuple[str, ...] | None = ()
     ) -> Prompt:
         pieces = tuple(pieces)
         prompt = super().__new__(cls, "".join(piece.text for piece in pieces))
         prompt.pieces = pieces
         prompt.source = source
-        prompt.lists_strings = lists_strings
+        prompt.keys = keys
         return prompt
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Prompt, (self.pieces, self.source, self.lists_strings))
+        return (Prompt, (self.pieces, self.source, self.keys))
 
 
 @dataclass(frozen=True)

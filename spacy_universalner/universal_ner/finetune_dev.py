@@ -35,7 +35,7 @@ def score_answers(
     conversations (Sequence[Conversation]): The questions and the right answers.
     template (str): Name of the prompt template.
     max_new_tokens (int): The longest answer, in tokens.
-    constrain (str): "none", or "text" to allow only lists of strings that stand in the text.
+    constrain (str): "none", or "text" to allow only strings that stand in the text.
     RETURNS (Scores): Of the strings, as the released evaluator compares them. A question that does
         not fit into the model's context counts as unanswered.
     """

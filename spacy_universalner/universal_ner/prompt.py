@@ -74,7 +74,7 @@ def build_prompts(
     """
     wording = get_template(template)
     if wording.all_types:
-        return [_build(text, types, wording, dataset)] if types else []
+        return [_build(text, tuple(dict.fromkeys(types)), wording, dataset)] if types else []
     return [_build(text, (type,), wording, dataset) for type in types]
 
 
@@ -127,7 +127,7 @@ def get_template(name: str) -> Template:
 
 def _build(text: str, types: Sequence[str], wording: Template, dataset: str | None) -> Prompt:
     pieces = (*_opening(text, wording, dataset), *_question(types, wording))
-    return Prompt(pieces, source=text, lists_strings=not wording.all_types)
+    return Prompt(pieces, source=text, keys=tuple(types) if wording.all_types else ())
 
 
 def _opening(

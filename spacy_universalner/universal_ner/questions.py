@@ -68,7 +68,7 @@ class Questions:
         if self.labels is None:
             frame = render_prompt("uniner", "")
             pieces = (Piece(frame), Piece(text, "data"))
-            return [Prompt(pieces, source=text, lists_strings=False)]
+            return [Prompt(pieces, source=text, keys=None)]
         asked = list(self.labels.values())
         return build_prompts(text, asked, template=self.template, dataset=self.dataset)
 

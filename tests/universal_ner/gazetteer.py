@@ -25,7 +25,7 @@ def respond(entities: dict[str, list[str]], prompt: Prompt) -> str:
     question = QUESTION.search(prompt)
     if question is None:
         return repr([(string, asked) for asked, strings in found.items() for string in strings])
-    if prompt.lists_strings:
+    if prompt.keys == ():
         return json.dumps(found.get(question[1], []))
     return json.dumps({asked: found.get(asked, []) for asked in question[1].split(", ")})
 

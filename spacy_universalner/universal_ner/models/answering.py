@@ -114,12 +114,12 @@ class Answering:
 
     def _listener(self, prompt: str) -> Listener:
         if self._constrain == "text":
-            if not isinstance(prompt, Prompt) or not prompt.lists_strings:
+            if not isinstance(prompt, Prompt) or prompt.keys is None:
                 raise ValueError(
-                    "constrain = 'text' needs prompts that are answered by a list of strings of "
-                    "their text: not those of 'all_in_one', of discovery or of other tasks."
+                    "constrain = 'text' needs prompts that are answered by lists of strings of "
+                    "their text: not those of discovery or of other tasks."
                 )
-            source = read_source(self._tokenizer, prompt.source)
+            source = read_source(self._tokenizer, prompt.source, prompt.keys)
             return FromText(source, end_token_id(self._tokenizer))
         if isinstance(prompt, Prompt):
             return UntilClosed(partial(self._spell, prompt), closing_ids(self._tokenizer))
@@ -136,7 +136,7 @@ class Answering:
 
     def _spell(self, prompt: str, ids: Sequence[int]) -> tuple[str, list[int]]:
         if self._lossy and isinstance(prompt, Prompt):
-            return respell(self._tokenizer, ids, prompt.source)
+            return respell(self._tokenizer, ids, prompt.source, prompt.keys or ())
         return spell(self._tokenizer, ids)
 
 

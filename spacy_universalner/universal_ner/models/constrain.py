@@ -1,8 +1,9 @@
-"""Decoding restricted to JSON lists of strings that stand in the text.
+"""Decoding restricted to JSON lists of strings that stand in the text, alone or by type.
 
-A list is followed byte by byte. Inside of a string the state is all places of the text at which
+An answer is followed byte by byte. Inside of a string the state is all places of the text at which
 the string may stand, so what may come next is what the text has there, or the closing quote where
-a word ends. Tokens may hold several of a list's parts, and parts of characters.
+a word ends. What stands around the lists of several types is known beforehand. Tokens may hold
+several of an answer's parts, and parts of characters.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -29,7 +30,8 @@ from spacy_universalner.universal_ner.tokenization import (
 QUOTE, SPACE, OPEN, CLOSE, COMMA = b'" [],'
 
 # Where in a list: before its bracket, after it, in a string, after one, after a comma, behind it.
-BEFORE, OPENED, INSIDE, LISTED, NEXT, DONE = range(6)
+# Of several lists, also: in what stands between them.
+BEFORE, OPENED, INSIDE, LISTED, NEXT, DONE, BETWEEN = range(7)
 SYNTAX = {
     (BEFORE, OPEN): OPENED,
     (OPENED, CLOSE): DONE,
@@ -39,18 +41,22 @@ SYNTAX = {
 
 
 class State(NamedTuple):
-    """How far a list is written.
+    """How far an answer is written.
 
     phase (int): Where in the list.
     places (tuple[int, ...]): In a string: the offsets in the text that it may go on at.
     fresh (bool): In a string: whether nothing of it is written yet.
     spaced (bool): Whether the last byte was a space that is not part of a string.
+    number (int): Of several lists: the one that is written or comes next.
+    written (int): Between lists: how many bytes of what stands there.
     """
 
-    phase: int = BEFORE
+    phase: int
     places: tuple[int, ...] = ()
     fresh: bool = False
     spaced: bool = False
+    number: int = 0
+    written: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ class Vocabulary:
     tokens (dict[int, bytes]): By id; special tokens are left out.
     ids (dict[bytes, list[int]]): The other way round.
     longest (int): The length of the longest token, in bytes.
-    marking (dict[int, list[int]]): By their first byte, the tokens that can be part of a list
-        other than inside of a string: those with a quote, and those of brackets, commas, spaces.
+    marking (dict[int, list[int]]): By their first byte, the tokens that can be part of an answer
+        other than inside of a string: those with a quote, and those of marks and spaces.
     by_word (bool): Whether tokens are words and parts of words, between which spaces are implied
         (WordPiece); then a word's token starts with a space here.
     """
@@ -72,17 +78,32 @@ class Vocabulary:
     marking: dict[int, list[int]]
     by_word: bool
 
+    def beginnings(self, data: bytes, place: int) -> list[int]:
+        """Find the tokens that bytes may go on with, whole.
+
+        data (bytes): The bytes.
+        place (int): Where to begin.
+        RETURNS (list[int]): Their ids.
+        """
+        ends = range(place + 1, min(len(data), place + self.longest) + 1)
+        return list(chain.from_iterable(self.ids.get(data[place:end], ()) for end in ends))
+
 
 class Source:
-    """A text as the bytes of its JSON strings, and what may come next in a list of them.
+    """A text as the bytes of its JSON strings, and what may come next in lists of them.
 
     vocabulary (Vocabulary): The tokens.
     tokenizer (PreTrainedTokenizerBase): The tokenizer.
     text (str): The text.
+    keys (Sequence[str]): The types that the answer is an object from; none if it is one list.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase, text: str
+        self,
+        vocabulary: Vocabulary,
+        tokenizer: PreTrainedTokenizerBase,
+        text: str,
+        keys: Sequence[str] = (),
     ) -> None:
         self._vocabulary = vocabulary
         self._allowed: dict[State, list[int]] = {}
@@ -103,6 +124,18 @@ class Source:
         self._tokens = {place: ids for place, ids in self._tokens.items() if place < last}
         self._starts = tuple(start for start in starts if start < last)
         self._ends = frozenset(ends)
+        # What stands before each list of an object and behind the last, and its tokens by place.
+        self._frames: list[bytes] = []
+        self._framing: dict[tuple[int, int], list[int]] = {}
+        if keys:
+            first, *others = (json.dumps(key, ensure_ascii=False) for key in keys)
+            for frame in ("{" + first + ":", *(", " + other + ":" for other in others), "}"):
+                self._add_frame(tokenizer, frame)
+
+    @property
+    def start(self) -> State:
+        """The state before anything is written."""
+        return State(BETWEEN if self._frames else BEFORE)
 
     def allowed(self, state: State) -> list[int]:
         """Find the tokens that may come next.
@@ -114,7 +147,13 @@ class Source:
             found = {id for place in state.places for id in self._at(place)}
             marking, tokens = self._vocabulary.marking, self._vocabulary.tokens
             firsts: Iterable[int] = marking
-            if state.phase == INSIDE:
+            if state.phase == BETWEEN:
+                framing = self._framing.get((state.number, state.written), ())
+                found.update(id for id in framing if self.follow(state, id) is not None)
+                # Words are the frame's own; other tokens may lead from it into the list.
+                after = self._frames[state.number][state.written]
+                firsts = () if self._vocabulary.by_word else {SPACE, after}
+            elif state.phase == INSIDE:
                 # Only a quote leads out; what the text has of other marks is found above.
                 after = (self._data[place : place + 1] for place in state.places)
                 firsts = {QUOTE, SPACE, *b"".join(after)}
@@ -140,34 +179,56 @@ class Source:
         return state
 
     def _step(self, state: State, byte: int) -> State | None:
+        number = state.number
+        if state.phase == BETWEEN and not (byte == SPACE and state.written == 0):
+            frame, written = self._frames[number], state.written + 1
+            if byte != frame[state.written]:
+                return None
+            if written < len(frame):
+                return State(BETWEEN, number=number, written=written)
+            return State(DONE if number == len(self._frames) - 1 else BEFORE, number=number)
         if state.phase == INSIDE:
             ended = not state.fresh and any(place in self._ends for place in state.places)
             if byte == QUOTE and (state.spaced if self._vocabulary.by_word else ended):
-                return State(LISTED)
+                return State(LISTED, number=number)
             data = self._data
             places = tuple(
                 place + 1 for place in state.places if data[place : place + 1] == bytes([byte])
             )
             # Between words the space may also be the one before the closing quote.
             spaced = self._vocabulary.by_word and byte == SPACE and ended
-            return State(INSIDE, places, spaced=spaced) if places or spaced else None
+            if not places and not spaced:
+                return None
+            return State(INSIDE, places, spaced=spaced, number=number)
         if byte == SPACE and state.phase != DONE:
             return None if state.spaced else state._replace(spaced=True)
         if byte == QUOTE and state.phase in (OPENED, NEXT) and self._starts:
-            return State(INSIDE, self._starts, fresh=True)
+            return State(INSIDE, self._starts, fresh=True, number=number)
         phase = SYNTAX.get((state.phase, byte))
-        return None if phase is None else State(phase)
+        if phase == DONE and self._frames:
+            return State(BETWEEN, number=number + 1)
+        return None if phase is None else State(phase, number=number)
 
     def _at(self, place: int) -> list[int]:
         """The tokens that the text may go on with, whole, from an offset."""
         if place not in self._tokens:
-            ends = range(place + 1, min(len(self._data), place + self._vocabulary.longest) + 1)
-            known = (self._vocabulary.ids.get(self._data[place:end], ()) for end in ends)
             # Of words and their parts only the text's own: others might lead where none goes on.
-            self._tokens[place] = (
-                [] if self._vocabulary.by_word else list(chain.from_iterable(known))
-            )
+            by_word = self._vocabulary.by_word
+            self._tokens[place] = [] if by_word else self._vocabulary.beginnings(self._data, place)
         return self._tokens[place]
+
+    def _add_frame(self, tokenizer: PreTrainedTokenizerBase, frame: str) -> None:
+        number, vocabulary = len(self._frames), self._vocabulary
+        data = b"" if vocabulary.by_word else frame.encode()
+        for place in range(len(data)):
+            self._framing[number, place] = vocabulary.beginnings(data, place)
+        if vocabulary.by_word:
+            for id, _, _ in encode_plain(tokenizer, frame):
+                self._framing[number, len(data)] = [id]
+                data += vocabulary.tokens[id] if data else vocabulary.tokens[id].lstrip()
+        else:
+            self._framing[number, 0] += vocabulary.beginnings(b" " + data, 0)
+        self._frames.append(data)
 
     def _characters(self, text: str) -> Iterator[tuple[bytes, int, int]]:
         for i, character in enumerate(text):
@@ -191,14 +252,14 @@ class Source:
 class FromText:
     """Follows an answer that lists strings of a text.
 
-    source (Source): The text.
+    source (Source): The text, and the types that are listed by.
     end_id (int): What ends an answer whose list cannot go on, for want of a token.
     """
 
     def __init__(self, source: Source, end_id: int) -> None:
         self._source = source
         self._end_id = end_id
-        self._state: State | None = State()
+        self._state: State | None = source.start
 
     def allowed(self) -> list[int]:
         assert self._state is not None, "a token came that was not allowed"
@@ -211,14 +272,17 @@ class FromText:
 
 
 @lru_cache(maxsize=64)
-def read_source(tokenizer: PreTrainedTokenizerBase, text: str) -> Source:
+def read_source(
+    tokenizer: PreTrainedTokenizerBase, text: str, keys: tuple[str, ...] = ()
+) -> Source:
     """Prepare a text; once for all that is asked about it.
 
     tokenizer (PreTrainedTokenizerBase): A fast tokenizer.
     text (str): The text.
-    RETURNS (Source): What may stand in lists of its strings.
+    keys (tuple[str, ...]): The types that the answer is an object from; none if it is one list.
+    RETURNS (Source): What may stand in the answer.
     """
-    return Source(read_vocabulary(tokenizer), tokenizer, text)
+    return Source(read_vocabulary(tokenizer), tokenizer, text, keys)
 
 
 @lru_cache(maxsize=8)
@@ -246,7 +310,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
             # Marks are words of their own, never parts of one.
             marks = form in (b" [", b' "', b" ,", b" ]")
         else:
-            marks = QUOTE in form or not form.strip(b"[], ")
+            marks = QUOTE in form or not form.strip(b"[]{}:, ")
         if form and marks:
             marking[form[0]].append(id)
     longest = max(map(len, ids))

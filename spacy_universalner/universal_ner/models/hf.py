@@ -54,7 +54,7 @@ def make_hf_model(
     batch_tokens (int): The most tokens, of prompts and answers at their longest, that are kept
         in memory at once. A shared beginning of a document's prompts counts once.
     constrain (str): "none" for free greedy decoding; "text" to allow only JSON lists of strings
-        that stand in the text.
+        that stand in the text, for "all_in_one" an object of them.
     RETURNS (HFModel): The model; its weights are loaded when they are first needed.
     """
     return HFModel(

@@ -38,20 +38,23 @@ def spell(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, 
 
 
 def respell(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], source: str
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], source: str, keys: Sequence[str] = ()
 ) -> tuple[str, list[int]]:
     """Write tokens as text, with the listed strings spelled as they stand in the source.
 
     For tokenizers that lower-case or forget spaces (see `is_lossy`): a list's strings are looked
-    up in the source by their tokens, so that the answer has the characters the model has read.
+    up in the source by their tokens, so that the answer has the characters the model has read, and
+    an object's keys among those that were asked for.
 
     tokenizer (PreTrainedTokenizerBase): A fast tokenizer.
     ids (Sequence[int]): The tokens of an answer.
     source (str): The text that the answer is about.
+    keys (Sequence[str]): The types that the answer may be an object from.
     RETURNS (tuple[str, list[int]]): As `spell` does.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(ids))
     read = list(encode_plain(tokenizer, source))
+    asked = {tuple(id for id, _, _ in encode_plain(tokenizer, key)): key for key in keys}
     text = ""
     ends: list[int] = []
     for quoted, start, end in _segments(tokens):
@@ -60,8 +63,14 @@ def respell(
         for i in range(1, len(escapes)):
             escapes[i] = escapes[i] and not escapes[i - 1]
         kept = [id for id, escape in zip(ids[start:end], escapes, strict=True) if not escape]
-        match = _find(read, kept, source) if quoted else None
-        if match is None:
+        is_key = quoted and tokens[end : end + 2] == ['"', ":"]
+        match = _find(read, kept, source) if quoted and not is_key else None
+        key = asked.get(tuple(kept)) if is_key else None
+        if key is not None:
+            written = _escape(key)
+            # How a key spreads over its tokens says nothing: it has no score.
+            places = [0] * (len(kept) - 1) + [len(written)]
+        elif match is None:
             written, places = spell(tokenizer, kept)
             if quoted:
                 places = [len(_escape(written[:place])) for place in places]

@@ -20,8 +20,9 @@ from spacy_universalner.universal_ner.models.constrain import (
 )
 from spacy_universalner.universal_ner.models.hf import make_hf_model
 from spacy_universalner.universal_ner.models.spelling import respell, spell
-from spacy_universalner.universal_ner.parser import parse_list
-from spacy_universalner.universal_ner.prompt import build_prompt, build_prompts, format_answer
+from spacy_universalner.universal_ner.parser import parse_list, parse_object
+from spacy_universalner.universal_ner.prompt import build_prompts, format_answer
+from spacy_universalner.universal_ner.questions import Questions
 from spacy_universalner.universal_ner.tokenization import encode_plain
 
 FAMILIES = ["tiny_llama", "tiny_gpt2", "tiny_bert"]
@@ -49,7 +50,7 @@ def test_whatever_is_chosen_every_string_stands_in_the_text(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
     source = read_source(tokenizer, text)
-    state, ids = State(), []
+    state, ids = source.start, []
     for choice in choices:
         allowed = source.allowed(state)
         assert allowed, "a dead end"
@@ -65,6 +66,45 @@ def test_whatever_is_chosen_every_string_stands_in_the_text(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@given(
+    text=texts,
+    keys=st.lists(texts, min_size=1, max_size=3, unique=True).map(tuple),
+    choices=st.lists(st.integers(0, 10**6), min_size=200, max_size=200),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_chosen_all_types_are_listed_in_the_order_asked(
+    family: str,
+    request: pytest.FixtureRequest,
+    text: str,
+    keys: tuple[str, ...],
+    choices: list[int],
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
+    source = read_source(tokenizer, text, keys)
+    state, ids = source.start, []
+    for choice in choices:
+        allowed = source.allowed(state)
+        assert allowed, "a dead end"
+        ids.append(allowed[choice % len(allowed)])
+        following = source.follow(state, ids[-1])
+        assert following is not None
+        state = following
+        if state.phase == DONE:
+            break
+    assume(state.phase == DONE)
+    if "##a" in tokenizer.get_vocab():
+        answer = json.loads(respell(tokenizer, ids, text, keys)[0])
+        # Keys that the tokenizer cannot tell apart fall together.
+        assert len(answer) <= len(keys)
+    else:
+        answer = json.loads(spell(tokenizer, ids)[0])
+        assert tuple(answer) == keys
+    for strings in answer.values():
+        for string in strings:
+            assert find_occurrences(text, string), (string, text)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_list_of_the_texts_words_can_be_written(
     family: str, request: pytest.FixtureRequest
 ) -> None:
@@ -72,13 +112,36 @@ def test_every_list_of_the_texts_words_can_be_written(
     source = read_source(tokenizer, TEXT)
     strings = ["Zoë", '"Big-Apple" Inc', "A\\B", "🙂 hired", "Cat and", "1903"]
     for answer in (format_answer(strings), format_answer([]), format_answer(["Cat"])):
-        state = State()
+        state = source.start
         ids = [id for id, _, _ in encode_plain(tokenizer, answer)]
         for id in ids:
             assert id in source.allowed(state), (tokenizer.convert_ids_to_tokens(id), state)
             state = source.follow(state, id)
         assert state.phase == DONE
         assert json.loads(read(tokenizer, ids, TEXT)) == json.loads(answer)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_object_of_the_types_asked_for_can_be_written(
+    family: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
+    # One is written otherwise in the text, one has quotes of its own.
+    keys = ("CAT", 'the "big" one', "Größe", "[SEP]")
+    found = {"CAT": ["Cat", "catfish"], 'the "big" one': [], "Größe": ["🙂"], "[SEP]": ["1903"]}
+    source = read_source(tokenizer, TEXT, keys)
+    state, answer = source.start, json.dumps(found, ensure_ascii=False)
+    ids = [id for id, _, _ in encode_plain(tokenizer, answer)]
+    for id in ids:
+        assert id in source.allowed(state), (tokenizer.convert_ids_to_tokens(id), state)
+        state = source.follow(state, id)
+    assert state.phase == DONE
+    if "##a" in tokenizer.get_vocab():
+        written, ends = respell(tokenizer, ids, TEXT, keys)
+        assert ends[-1] == len(written) and ends == sorted(ends)
+    else:
+        written = spell(tokenizer, ids)[0]
+    assert json.loads(written) == found
 
 
 @pytest.mark.parametrize(
@@ -99,7 +162,7 @@ def test_every_list_of_the_texts_words_can_be_written(
 def test_nothing_else_can_be_written(tiny_gpt2: Path, answer: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
     source = read_source(tokenizer, TEXT)
-    state: State | None = State()
+    state: State | None = source.start
     for id, _, _ in encode_plain(tokenizer, answer):
         allowed = source.allowed(state)
         following = source.follow(state, id)
@@ -126,12 +189,29 @@ def test_a_constrained_model_answers_with_strings_of_the_text(
             assert len(answer.logprobs) == len(answer.ends) > 0
 
 
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_constrained_model_lists_all_types_at_once(
+    family: str, request: pytest.FixtureRequest
+) -> None:
+    model = make_hf_model(str(request.getfixturevalue(family)), max_new_tokens=80, constrain="text")
+    texts = ["Marie Curie won the Nobel Prize in Paris.", TEXT, "", "Curie"]
+    keys = ["person", "Curie", "city"]
+    asked = [build_prompts(text, keys, template="all_in_one") for text in texts]
+    for text, (answer,) in zip(texts, model.answer(asked), strict=True):
+        if answer.complete:
+            assert list(json.loads(answer.text)) == keys
+        for type, item in parse_object(answer.text)[0]:
+            assert type in keys
+            assert find_occurrences(text, item.text)
+        assert len(answer.logprobs) == len(answer.ends) > 0
+
+
 def test_prompts_that_no_list_answers_are_refused(tiny_gpt2: Path) -> None:
     model = make_hf_model(str(tiny_gpt2), max_new_tokens=5, constrain="text")
-    with pytest.raises(ValueError, match="answered by a list of strings"):
+    with pytest.raises(ValueError, match="answered by lists of strings"):
         list(model.answer([["What is NER?"]]))
-    with pytest.raises(ValueError, match="answered by a list of strings"):
-        list(model.answer([[build_prompt("a", "b", template="all_in_one")]]))
+    with pytest.raises(ValueError, match="answered by lists of strings"):
+        list(model.answer([Questions(None).prompts("Ada met Mary.")]))
 
 
 def test_a_list_that_cannot_go_on_ends(tiny_gpt2: Path) -> None:
