@@ -131,8 +131,7 @@ def to_spans(
     spans = []
     for (start, end, label), score in sorted(scores.items(), key=lambda item: item[0]):
         span = Span(doc, start, end, label=label)
-        if score is not None:
-            set_score(span, score)
+        set_score(span, score)
         spans.append(span)
     return spans, rejects
 

@@ -28,14 +28,16 @@ def get_score(span: Span) -> float | None:
     return score
 
 
-def set_score(span: Span, score: float) -> None:
-    """Store the score of a span on its document.
+def set_score(span: Span, score: float | None) -> None:
+    """Store the score of a span on its document, in place of one from another component.
 
     span (Span): A span with its label.
-    score (float): In (0, 1].
+    score (float | None): In (0, 1]; None for none.
     """
     user_data: dict[Any, Any] = span.doc.user_data
-    user_data[_key(span)] = score
+    user_data.pop(_key(span), None)
+    if score is not None:
+        user_data[_key(span)] = score
 
 
 def _key(span: Span) -> tuple[str, str, int, int]:

@@ -2,11 +2,13 @@
 
 # No postponed annotations here: spaCy validates the arguments of `initialize` by them.
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, cast
 
 import numpy as np
+from spacy.attrs import ENT_IOB, ENT_TYPE, IS_SPACE
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
 from spacy.tokens import Doc, Span, SpanGroup
@@ -50,6 +52,8 @@ precision = "float32"
 # Words whose vectors are held at a time: what a stream of long documents may take of memory.
 PREDICT_WORDS = 50_000
 MISSING = -1
+# The log-probability of what cannot be.
+NEVER = -1e9
 
 
 @Language.factory(
@@ -133,6 +137,7 @@ class NuNER(TrainablePipe):
         # What training learns about the labels; all else comes from the config.
         self.cfg: dict[str, Any] = {"labels": []}
         self._rehearsal_model: Model[list[Doc], list[Floats2d]] | None = None
+        self._unknown: set[str] = set()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -207,6 +212,9 @@ class NuNER(TrainablePipe):
     def set_annotations(self, docs: Iterable[Doc], scores: list[viterbi.Floats]) -> None:
         """Set `doc.spans` and `doc.ents`.
 
+        White space is no word: an entity may go on behind a line break or a double space, but not
+        behind a blank line, and neither starts nor ends with any.
+
         An entity's score is the geometric mean of the probabilities of its tokens' classes, so
         that one threshold serves short entities and long ones.
 
@@ -214,11 +222,15 @@ class NuNER(TrainablePipe):
         scores (list[Floats]): What `predict` gave for them.
         """
         labels = [self.vocab.strings.add(label) for label in self.labels]
-        for doc, log_probs, path in zip(
-            docs, scores, viterbi.decode(scores, self.scheme), strict=True
-        ):
+        docs = list(docs)
+        at_words = [_at_words(doc, each) for doc, each in zip(docs, scores, strict=True)]
+        paths = viterbi.decode([log_probs for _, log_probs in at_words], self.scheme)
+        for doc, (words, log_probs), path in zip(docs, at_words, paths, strict=True):
             found = list(viterbi.entities(path, self.scheme))
-            spans = [Span(doc, start, end, label=labels[label]) for start, end, label in found]
+            spans = [
+                Span(doc, words[start], words[end - 1] + 1, label=labels[label])
+                for start, end, label in found
+            ]
             confidences = _confidences(log_probs, path, found)
             for span, confidence in zip(spans, confidences, strict=True):
                 span_scores.set_score(span, confidence)
@@ -229,18 +241,15 @@ class NuNER(TrainablePipe):
                 spans=spans,
             )
             earlier = () if self.overwrite_ents else doc.ents
-            covered = {i for ent in earlier for i in range(ent.start, ent.end)}
-            doc.set_ents(
-                [
-                    *earlier,
-                    *(
-                        span
-                        for span, confidence in zip(spans, confidences, strict=True)
-                        if confidence >= self.threshold
-                        and covered.isdisjoint(range(span.start, span.end))
-                    ),
-                ]
+            blocked = () if self.overwrite_ents else _blocked(doc)
+            covered = {i for ent in (*earlier, *blocked) for i in range(ent.start, ent.end)}
+            entities = (
+                span
+                for span, confidence in zip(spans, confidences, strict=True)
+                if confidence >= self.threshold
+                and covered.isdisjoint(range(span.start, span.end))
             )
+            doc.set_ents([*earlier, *entities], blocked=[*blocked])
 
     def update(
         self,
@@ -296,9 +305,13 @@ class NuNER(TrainablePipe):
         if self._rehearsal_model is None or not any(map(len, docs)):
             return losses
         scores, backprop = self.model.begin_update(docs)
-        teacher = self.model.ops.flatten(self._rehearsal_model.predict(docs))
+        ops = self.model.ops
+        teacher = ops.softmax(ops.flatten(self._rehearsal_model.predict(docs)))
+        # Labels that came after it are not its.
+        targets = ops.alloc2f(len(teacher), self._n_classes)
+        targets[:, : teacher.shape[1]] = teacher
         weights = np.ones(len(teacher), dtype="float32")
-        loss, d_scores = self._cross_entropy(scores, self.model.ops.softmax(teacher), weights)
+        loss, d_scores = self._cross_entropy(scores, targets, weights)
         backprop(d_scores)
         if sgd:
             self.finish_update(sgd)
@@ -340,21 +353,33 @@ class NuNER(TrainablePipe):
         return self.scorer(examples, **{"spans_key": self.spans_key, **kwargs})
 
     def _gold_classes(self, example: Example) -> viterbi.Ints:
-        """The class of each token, MISSING where it is not annotated."""
+        """The class of each token, MISSING where it is not annotated and at white space."""
         index = {label: i for i, label in enumerate(self.labels)}
         classes = []
-        for tag in example.get_aligned_ner():
-            if tag == "O":
+        for token, tag in zip(example.predicted, example.get_aligned_ner(), strict=True):
+            if tag == "O" and not token.is_space:
                 classes.append(viterbi.OUTSIDE)
                 continue
             move, _, label = (tag or "-").partition("-")
-            if label not in index:
+            if label and label not in index:
+                self._warn_of(label)
+            if label not in index or token.is_space:
                 classes.append(MISSING)
             elif move in "BU":
                 classes.append(viterbi.begin_class(index[label], self.scheme))
             else:
                 classes.append(viterbi.inside_class(index[label], self.scheme))
         return np.asarray(classes, dtype=np.int64)
+
+    def _warn_of(self, label: str) -> None:
+        if label not in self._unknown:
+            self._unknown.add(label)
+            warnings.warn(
+                f"'{self.name}': the label '{label}' of the training data is none of its labels, "
+                f"{', '.join(self.labels)}; its tokens are taken for not annotated. To learn it, "
+                f'call `add_label("{label}")`, or name it in the labels of [initialize].',
+                stacklevel=2,
+            )
 
     def _class_weights(self) -> viterbi.Floats:
         """The weight of each class in the loss."""
@@ -381,6 +406,30 @@ class NuNER(TrainablePipe):
         loss = float(-(targets * ops.xp.log(probs + 1e-12) * factors).sum())
         gradient = (probs - targets) * factors
         return loss, ops.unflatten(gradient, ops.asarray1i([len(s) for s in scores]))
+
+
+def _at_words(doc: Doc, log_probs: viterbi.Floats) -> tuple[viterbi.Ints, viterbi.Floats]:
+    """Leave out white space, of which the encoder has read nothing.
+
+    RETURNS (tuple[Ints, Floats]): The indices of the other tokens, and their log-probabilities. A
+        blank line stays, outside of any entity, to part what stands before it from what follows.
+    """
+    space = doc.to_array([IS_SPACE]).astype(bool).reshape(-1)
+    if space.any():
+        log_probs = log_probs.copy()
+        for i in np.flatnonzero(space):
+            if doc[int(i)].text.count("\n") > 1:
+                space[i] = False
+                log_probs[i] = NEVER
+                log_probs[i, viterbi.OUTSIDE] = 0.0
+    words = np.flatnonzero(~space)
+    return words, log_probs[words]
+
+
+def _blocked(doc: Doc) -> list[Span]:
+    """The tokens that `Doc.set_ents` was told to keep free of entities."""
+    tags = doc.to_array([ENT_IOB, ENT_TYPE])
+    return [doc[int(i) : int(i) + 1] for i in np.flatnonzero((tags[:, 0] == 3) & (tags[:, 1] == 0))]
 
 
 def _confidences(

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_fast import PreTrainedTokenizerFast
 
-from .backbone import transformer_layers
+from .backbone import max_length, transformer_layers
 from .batches import ContrastiveBatch, Rows
 
 Pooling = Literal["mean", "first"]
@@ -170,7 +170,8 @@ def embed_concepts(
     batch_size (int): Concepts encoded together.
     RETURNS (Tensor): concepts x width, in float32.
     """
-    ids = [torch.tensor(row) for row in tokenizer(list(names))["input_ids"]]
+    limits = {"truncation": True, "max_length": max_length(encoder)}
+    ids = [torch.tensor(row) for row in tokenizer(list(names), **limits)["input_ids"]]
     found = []
     for start in range(0, len(ids), batch_size):
         rows = Rows.pad(ids[start : start + batch_size], tokenizer.pad_token_id)

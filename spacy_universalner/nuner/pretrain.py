@@ -271,7 +271,9 @@ class Pretrainer:
         Where frozen layers are stored, they hold their output and not token ids.
         """
         names = sorted({name for p in self.train + self.dev for name in p.concepts})
-        ids = self.tokenizer(names)["input_ids"] if names else []
+        # An annotator may run away within a name: it is cut where the encoder ends.
+        limits = {"truncation": True, "max_length": max_length(self.encoders.concept_encoder)}
+        ids = self.tokenizer(names, **limits)["input_ids"] if names else []
         concepts = dict(zip(names, (torch.tensor(row) for row in ids), strict=True))
         texts = [
             [torch.tensor(passage.ids) for passage in passages]

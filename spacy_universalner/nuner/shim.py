@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -138,6 +138,12 @@ class EncoderShim(PyTorchShim):
         self._frame = special_tokens(backend)
         limit = min(self.settings.window, max_length(model))
         self._window = limit - sum(map(len, self._frame))
+        if self._window < 1:
+            raise ValueError(
+                f"window = {self.settings.window}: the encoder reads at most {limit} wordpieces, "
+                f"{limit - self._window} of which are special ones around the text, so none is "
+                "left for it. Set a larger window."
+            )
         self._stride = min(self.settings.stride, self._window - 1)
         self._predictor = None
         self._adamw = None
@@ -189,7 +195,11 @@ class EncoderShim(PyTorchShim):
         return vectors.detach(), backprop
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        if not isinstance(optimizer, Optimizer) or optimizer.use_radam or not optimizer.b1:
+        # It may have been made after the gradients: `spacy train` predicts between the two for
+        # what stands in `annotating_components`.
+        self._predictor = None
+        plain = isinstance(optimizer, Optimizer) and optimizer.b1 and not optimizer.use_radam
+        if not plain or optimizer.averages is not None:
             self._finish_update_by_tensor(optimizer)
             return
         if self._adamw is None or self._adamw[0] is not optimizer:
@@ -207,7 +217,8 @@ class EncoderShim(PyTorchShim):
         adamw.zero_grad()
 
     def _finish_update_by_tensor(self, optimizer: Callable[..., Any]) -> None:
-        """Let a Thinc optimiser other than Adam, or what `nlp.rehearse` gives, see each tensor."""
+        """Let a Thinc optimiser see each tensor: one other than Adam, one that keeps averages of
+        all weights, or what `nlp.rehearse` gives."""
         for name, parameter in self.encoder.named_parameters():
             if parameter.grad is not None:
                 values, gradient = torch2xp(parameter.data), torch2xp(parameter.grad)
@@ -215,6 +226,25 @@ class EncoderShim(PyTorchShim):
                 parameter.data = xp2torch(values, device=self.device)
                 # `nlp.rehearse` reads the gradient later: let go of it, do not overwrite it.
                 parameter.grad = None
+
+    @contextmanager
+    def use_params(self, params: dict[tuple[int, str], Any]) -> Iterator[None]:
+        """Predict with other weights, an optimizer's averages, for a while.
+
+        Thinc's own looks for them under other keys than its optimizers keep them by.
+        """
+        parameters = {} if self._model is None else dict(self.encoder.named_parameters())
+        given = {name: params[self.id, name] for name in parameters if (self.id, name) in params}
+        kept = {name: parameters[name].data for name in given}
+        self._predictor = None
+        for name, values in given.items():
+            parameters[name].data = xp2torch(values, device=self.device)
+        try:
+            yield
+        finally:
+            self._predictor = None
+            for name, values in kept.items():
+                parameters[name].data = values
 
     def to_bytes(self) -> bytes:
         """The encoder's Hugging Face folder, file by file; empty before the weights are loaded."""

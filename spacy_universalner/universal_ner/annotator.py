@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from typing import Any, Literal
 
 from spacy.tokens import Doc, Span
@@ -64,18 +65,34 @@ class Annotator:
         windows (Sequence[Window]): The windows that the model was asked about.
         questions (Questions): What it was asked.
         answers (Sequence[Sequence[Answer]]): Its answers about each window.
-        RETURNS (dict[str, Any]): What is told in `doc.user_data`: "rejects", with "label",
-            "item" and "reason" of whatever was not used, "counts" of the reasons, and "errors",
+        RETURNS (dict[str, Any]): What is told in `doc.user_data`: "strings", for each label those
+            that the model has answered with, wherever they stand; "rejects", with "label",
+            "item" and "reason" of whatever was not used; "counts" of the reasons; and "errors",
             with "label" and "error" of each question that got no answer.
         """
         refused: list[Refused] = []
         located = []
+        strings: dict[str, list[str]] = {}
         text = doc.text  # spaCy joins it anew at each access
         for window, group in zip(windows, answers, strict=True):
-            found, rejects = questions.read(group)
+            read, rejects = questions.read(group)
             refused.extend(rejects)
-            located.append(list(self._locate(text, window, found, refused)))
-        mentions = merge(windows, located, refused, text)
+            found = []
+            for each in read:
+                if self._is_sure(each):
+                    found.append(each)
+                    if each.text not in (known := strings.setdefault(each.label, [])):
+                        known.append(each.text)
+                else:
+                    refused.append(Refused(each.label, each.text, BELOW_THRESHOLD))
+            located.append(list(self._locate(doc, text, window, found, refused)))
+        unheard = {
+            (i, subject)
+            for i, group in enumerate(answers)
+            for subject, answer in zip(questions.subjects(), group, strict=True)
+            if answer.error is not None
+        }
+        mentions = merge(windows, located, unheard, refused, text)
         if self.occurrences == "first":
             mentions = _first_of_each(mentions, text)
         spans, off_tokens = to_spans(doc, mentions, self.alignment_mode)
@@ -86,6 +103,7 @@ class Annotator:
         if self.annotate in ("ents", "both"):
             self._set_ents(doc, spans, questions.labels or ())
         return {
+            "strings": strings,
             "rejects": [asdict(each) for each in refused],
             "counts": dict(Counter(each.reason for each in refused)),
             "errors": [
@@ -96,16 +114,23 @@ class Annotator:
             ],
         }
 
+    def _is_sure(self, found: Found) -> bool:
+        limit = self.label_thresholds.get(found.label, self.threshold)
+        return found.score is None or found.score >= limit
+
     def _locate(
-        self, text: str, window: Window, found: Iterable[Found], refused: list[Refused]
+        self, doc: Doc, text: str, window: Window, found: Iterable[Found], refused: list[Refused]
     ) -> Iterator[Mention]:
         part = text[window.start : window.end]
         for each in found:
-            limit = self.label_thresholds.get(each.label, self.threshold)
-            if each.score is not None and each.score < limit:
-                refused.append(Refused(each.label, each.text, BELOW_THRESHOLD))
-                continue
             places = find_occurrences(part, each.text, occurrences=self.occurrences, tolerant=True)
+            if not places:
+                # What the document's own tokens end at is no inside of a word, as in "20|mg".
+                anywhere = find_occurrences(part, each.text, tolerant=True, word_boundary=False)
+                ours = ((window.start + start, window.start + end) for start, end in anywhere)
+                whole = (doc.char_span(*place) is not None for place in ours)
+                places = list(compress(anywhere, whole))
+                places = places[:1] if self.occurrences == "first" else places
             if not places:
                 reason = why_not_found(part, each.text)
                 refused.append(Refused(each.label, each.text, reason))
@@ -126,16 +151,19 @@ class Annotator:
 def merge(
     windows: Sequence[Window],
     located: Sequence[Sequence[Mention]],
+    unheard: Set[tuple[int, str]],
     refused: list[Refused],
     text: str,
 ) -> Iterator[Mention]:
     """Merge the mentions of overlapping windows by their offsets.
 
     What touches an edge that cuts a sentence may be half an entity. It counts only if a window
-    that sees beyond that edge has found it too, or if there is none.
+    that sees beyond that edge has found it too, or if there is none that was answered about.
 
     windows (Sequence[Window]): Ascending.
     located (Sequence[Sequence[Mention]]): The mentions of each, with offsets in the whole text.
+    unheard (Set[tuple[int, str]]): The windows, by index, and labels that there is no answer to; an
+        empty label stands for all.
     refused (list[Refused]): Takes up what does not count.
     text (str): The whole text.
     YIELDS (Mention): The mentions; the same one may come from several windows.
@@ -148,6 +176,8 @@ def merge(
             if window.cut_end and mention.end == window.end:
                 judges.append(i + 1)
             for judge in judges:
+                if (judge, mention.label) in unheard or (judge, "") in unheard:
+                    continue
                 sees = windows[judge].start <= mention.start and mention.end <= windows[judge].end
                 if sees and not any(_same(mention, other) for other in located[judge]):
                     item = text[mention.start : mention.end]

@@ -122,7 +122,8 @@ def make_universal_ner(
         affected.
     label_thresholds (dict[str, float]): The same for single labels, in place of `threshold`.
     max_new_tokens (int | None): Longest answer, in the model's tokens; this room is kept in its
-        context. None for the model's own setting, 256 for those of this package.
+        context. None for the model's own setting, 256 for those of this package. It is set on the
+        model: this package's heed it, spacy-llm's have settings of their own.
     window (int): Longest stretch of text that is asked about at once, in the model's tokens, or
         in spaCy's where the model cannot tell its own.
     stride (int): Tokens that neighbouring windows share, at most.
@@ -370,7 +371,11 @@ class UniversalNER(Pipe):
     def _changes(self) -> dict[str, Any]:
         """What was changed since construction: only that is saved, so that whoever loads the
         pipeline can set the rest anew in its config."""
-        return {key: value for key, value in self.cfg.items() if value != self._initial[key]}
+        changed = {key: value for key, value in self.cfg.items() if value != self._initial[key]}
+        # Dictionaries are equal in any order, but labels may have one (conflict = "label_order").
+        if list(self.questions.labels or ()) != list(self._initial["labels"] or ()):
+            changed["labels"] = self.cfg["labels"]
+        return changed
 
     def _change(self, changes: dict[str, Any]) -> None:
         self.cfg = self.cfg | changes

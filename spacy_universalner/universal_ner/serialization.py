@@ -41,22 +41,24 @@ def has_local_weights(model: ModelWithWeights) -> bool:
 
 
 def save(model: ModelWithWeights, folder: Path) -> None:
-    """Write a model's weights into a folder.
+    """Write a model's weights into a folder, in place of what it holds.
 
-    model (ModelWithWeights): The model. Files of a local folder are copied as they are, so that
-        the copy has the same identity; only an adapter has to be merged first.
+    model (ModelWithWeights): The model.
     folder (Path): Where to. If the weights are there already, nothing happens.
     """
-    if model.source.adapter is not None:
-        model.save_weights(folder)
-        return
     origin = Path(resolve(model.source.name))
-    if origin.resolve() == folder.resolve():
+    if model.source.adapter is None and origin.resolve() == folder.resolve():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for path in origin.iterdir():
-        if path.is_file():
-            shutil.copyfile(path, folder / path.name)
+    # Beside it first: they may come from this very folder. Files of other weights must not stay,
+    # since whoever loads the folder might prefer them.
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        model.save_weights(Path(scratch))
+        for path in folder.iterdir():
+            if path.is_file():
+                path.unlink()
+        for path in Path(scratch).iterdir():
+            path.replace(folder / path.name)
 
 
 def pack(model: ModelWithWeights) -> dict[str, list[bytes]]:

@@ -42,6 +42,10 @@ def cover(
         return []
     if offsets is None:
         offsets = [(token.idx, token.idx + len(token)) for token in doc]
+    else:
+        # Many tokenizers count the space before a word as its first character: a sentence or word
+        # would start inside of its first token, and a window be cut after it.
+        offsets = [(_skip_blanks(text, start, end), end) for start, end in offsets]
     if len(offsets) <= size:
         return [Window(0, len(text))]
     has_sentences = doc.has_annotation("SENT_START")
@@ -101,6 +105,12 @@ def plan_windows(
             (_first(word_tokens, after - stride, after), True),
             (after - stride, True),
         )
+
+
+def _skip_blanks(text: str, start: int, end: int) -> int:
+    """Offset of a token's first character that is not blank; of a blank token its start."""
+    token = text[start:end]
+    return end - len(token.lstrip()) if token.strip() else start
 
 
 def _choose(*options: tuple[int | None, bool]) -> tuple[int, bool]:

@@ -64,6 +64,7 @@ def test_lists_of_tuples(response: str) -> None:
         ('[("the "Foo" band", "band"), ("a", "b")]', [('the "Foo" band', "band"), ("a", "b")]),
         ("[('O\\'Neil', 'person')]", [("O'Neil", "person")]),
         (r'[("caf\u00e9", "place")]', [("café", "place")]),
+        (r'[("Rome", "city \ud83d")]', [("Rome", "city ?")]),
         ('[("a [b]", "c (d)")]', [("a [b]", "c (d)")]),
         ('[("a), (b", "c")]', [("a), (b", "c")]),
     ],

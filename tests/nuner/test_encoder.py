@@ -240,8 +240,29 @@ def test_predictions_follow_an_update(tiny_bert, docs, precision):
     before = encoder.predict(docs)
     vectors, backprop = encoder.begin_update(docs)
     backprop(make_gradients(vectors))
+    # As `spacy train` does it for what stands in `annotating_components`.
+    np.testing.assert_array_equal(encoder.predict(docs)[0], before[0])
     encoder.finish_update(Adam(0.01))
     assert not np.allclose(encoder.predict(docs)[0], before[0], atol=1e-3)
+
+
+def test_averages_are_of_all_weights(tiny_bert, docs):
+    encoder = make_encoder(tiny_bert, precision="bfloat16")
+    optimizer = Adam(0.01, use_averages=True)
+    outputs = []
+    for _ in range(3):
+        vectors, backprop = encoder.begin_update(docs)
+        backprop(make_gradients(vectors))
+        encoder.finish_update(optimizer)
+        outputs.append(encoder.predict(docs)[0])
+    trained = parameters(encoder)
+    assert {name for _, name in optimizer.averages} == set(trained)
+    with encoder.use_params(optimizer.averages):
+        averaged = parameters(encoder)
+        assert not any(torch.equal(averaged[name], trained[name]) for name in trained)
+        assert not np.allclose(encoder.predict(docs)[0], outputs[-1], atol=1e-3)
+    np.testing.assert_array_equal(encoder.predict(docs)[0], outputs[-1])
+    assert all(torch.equal(each, trained[name]) for name, each in parameters(encoder).items())
 
 
 def test_bytes_hold_all_that_is_needed(tiny_bert, docs, tmp_path):
@@ -257,7 +278,9 @@ def test_bytes_hold_all_that_is_needed(tiny_bert, docs, tmp_path):
     assert loaded.to_bytes() == data
     # Before it has weights, there is nothing to hold.
     fresh = build_nuner_encoder_v1(str(folder))
-    assert build_nuner_encoder_v1(str(folder)).from_bytes(fresh.to_bytes()).to_bytes()
+    fresh.from_bytes(fresh.to_bytes())
+    with pytest.raises(ValueError, match="has no weights yet"):
+        fresh.predict(docs)
 
 
 def test_a_copy_is_independent(tiny_bert, docs):
@@ -276,6 +299,7 @@ def test_a_copy_is_independent(tiny_bert, docs):
         ({"layers": []}, "layers is empty"),
         ({"layers": [-4]}, r"layers = \[-4\].*-3 to 2"),
         ({"window": 10, "stride": 10}, "stride = 10 with window = 10"),
+        ({"window": 2, "stride": 1}, "window = 2: .* at most 2 wordpieces, 2 of which are special"),
         ({"freeze": 3}, "freeze = 3, but the encoder has 2 layers"),
         ({"freeze": -1}, "freeze = -1"),
         ({"batch_tokens": 0}, "batch_tokens = 0"),

@@ -201,6 +201,24 @@ def test_alignment_modes():
     assert doc.user_data["universal_ner"]["counts"] == {OFF_TOKENS: 1}
 
 
+def test_a_documents_own_tokens_are_words():
+    nlp = make_nlp(entities={"location": ["mg", "am"]})
+    assert [token.text for token in nlp.make_doc("20mg")] == ["20", "mg"]
+    assert ents(nlp("20mg at 10am in Siam")) == [("mg", "location"), ("am", "location")]
+    doc = make_nlp(entities={"location": ["mg"]}, occurrences="first")("20mg and 30mg")
+    assert [ent.start_char for ent in doc.ents] == [2]
+
+
+def test_a_score_is_the_last_components_own():
+    nlp = make_nlp()
+    model = {"@llm_models": "test.PlainGazetteer.v1", "entities": {"location": ["Genoa"]}}
+    nlp.add_pipe("universal_ner", name="b", config={"labels": ["location"], "model": model})
+    doc = nlp("to Genoa")
+    assert doc.spans["universal_ner"].attrs["scores"] == [pytest.approx(0.8)]
+    assert doc.spans["b"].attrs["scores"] == [None]
+    assert doc.spans["b"][0]._.score is None
+
+
 def test_earlier_entities_are_kept_or_replaced():
     for overwrite, expected in (
         (False, [("Ana", "RULE"), ("Soto Labs", "organization"), ("left", "RULE")]),
@@ -264,6 +282,7 @@ def test_whatever_is_not_used_is_kept_with_its_reason():
         ("person", "oa", INSIDE_WORD),
     ]
     assert record["counts"][NOT_IN_TEXT] == 1
+    assert record["strings"] == {"person": ["Bo", "Zoe", "oa"], "location": ["genoa"]}
     assert [io["answer"] for io in record["io"]] == list(answers.values())
     assert all(io["prompt"].startswith("A virtual assistant") for io in record["io"])
 

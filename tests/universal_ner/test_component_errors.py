@@ -53,6 +53,17 @@ def test_errors_can_be_recorded_on_the_document():
         make_nlp(on_error="record")("CRASH")
 
 
+def test_a_window_without_an_answer_does_not_judge_its_neighbour():
+    words = [f"w{i}" for i in range(30)]
+    words[9:12] = ["Genoa", "w", "BROKEN"]
+    nlp = make_nlp(window=10, stride=4, on_error="record")
+    doc = nlp(" ".join(words))
+    assert pipe_of(nlp).model.seen[0][0].source.split()[-1] == "Genoa"
+    assert doc.user_data["universal_ner"]["errors"]
+    assert ents(doc) == [("Genoa", "location")]
+    assert doc.user_data["universal_ner"]["rejects"] == []
+
+
 def test_a_model_that_does_not_answer_each_prompt_is_refused():
     nlp = make_nlp()
     pipe_of(nlp).model.answer = lambda prompts: iter([])

@@ -5,15 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import spacy
+import torch
 from spacy.cli import app
 from spacy.cli.find_threshold import find_threshold
 from spacy.tokens import DocBin
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from spacy_universalner.universal_ner.models import weights
 from spacy_universalner.universal_ner.models.weights import load_model
 from tests.universal_ner import gazetteer  # noqa: F401  (registers its models)
 
@@ -56,6 +60,50 @@ def test_weights_travel_with_the_pipeline(model, tmp_path):
     loaded = spacy.load(tmp_path / "pipeline")
     loaded.to_disk(tmp_path / "pipeline")
     assert answers(loaded) == answers(spacy.load(tmp_path / "again")) == expected
+
+
+def test_saving_in_the_place_of_other_weights_leaves_nothing_of_them(model, tmp_path):
+    make_nlp(model).to_disk(tmp_path / "pipeline")
+    other = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += torch.rand_like(parameter)
+    other.save_pretrained(tmp_path / "other", max_shard_size="50KB")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "other")
+    nlp = make_nlp(tmp_path / "other")
+    nlp.to_disk(tmp_path / "pipeline")
+    saved = tmp_path / "pipeline" / "universal_ner" / "model"
+    assert not (saved / "model.safetensors").exists()
+    loaded = load_model(spacy.load(tmp_path / "pipeline").get_pipe("universal_ner").model.source)
+    assert all(map(torch.equal, loaded.parameters(), other.parameters()))
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["cfg", "model"]
+
+
+def test_a_merged_adapter_needs_no_package_any_more(model, tmp_path, monkeypatch):
+    make_nlp(model).to_disk(tmp_path / "pipeline")
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    config = {"components": {"universal_ner": {"model": {"adapter": "gone/adapter"}}}}
+    nlp = spacy.load(tmp_path / "pipeline", config=config)
+    assert [len(each) for each in answers(nlp)] == [1, 0, 1]
+    named = make_nlp(model)
+    named.get_pipe("universal_ner").model.source = weights.Source(str(model), adapter="gone/adapter")
+    with pytest.raises(ImportError, match="gone/adapter.*pip install peft"):
+        named("Some text.")
+
+
+def test_the_order_of_labels_is_kept(model, tmp_path):
+    nlp = make_nlp(model, labels=["a", "b", "c"])
+    nlp.get_pipe("universal_ner").initialize(lambda: (), labels=["c", "b", "a"])
+    nlp.to_disk(tmp_path / "pipeline")
+    assert spacy.load(tmp_path / "pipeline").get_pipe("universal_ner").labels == ("c", "b", "a")
+
+
+def test_threads_share_a_model(model):
+    nlp = make_nlp(model)
+    texts = [f"{text} {i}" for i in range(6) for text in TEXTS if text]
+    expected = [nlp(text).user_data for text in texts]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda text: nlp(text).user_data, texts)) == expected
 
 
 def test_copied_weights_keep_their_identity(model, tmp_path):

@@ -5,7 +5,9 @@ import pytest
 import spacy
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
+from spacy_universalner.universal_ner.tokenization import encode_plain
 from spacy_universalner.universal_ner.windows import Window, cover, plan_windows
 
 NLP = spacy.blank("en")
@@ -53,6 +55,19 @@ def test_a_sentence_longer_than_the_window_is_cut_between_words():
     windows = cover(doc, 6, 2, pieces)
     assert texts(doc.text, windows)[0] == "a b c "
     assert all(doc.text[w.start] != " " for w in windows)
+
+
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_gpt2", "tiny_neox", "tiny_bert"])
+def test_windows_start_with_sentences_in_tokens_that_begin_with_a_space(family, request):
+    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
+    doc = SENTENCES("It rains. Marie Curie was born. Pierre Curie was not. Ada met her. " * 8)
+    offsets = [(start, end) for _, start, end in encode_plain(tokenizer, doc.text)]
+    windows = cover(doc, 60, 12, offsets)
+    assert len(windows) > 2
+    starts = {sentence.start_char for sentence in doc.sents}
+    assert {window.start for window in windows} <= starts
+    assert all(text.rstrip().endswith(".") for text in texts(doc.text, windows))
+    assert not any(window.cut_start or window.cut_end for window in windows)
 
 
 def test_blank_and_empty_documents_have_no_windows():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 
 from ...ty import Extraction, Reject
 
@@ -87,10 +88,10 @@ def _next_opening(body: str, position: int) -> int | None:
 
 
 def _unquote(literal: str) -> str:
-    content = literal[1:-1]
+    text = re.sub(r"\\(.)", r"\1", literal[1:-1], flags=re.DOTALL)
     if literal[0] == '"':
-        try:
-            return str(json.loads(literal, strict=False))
-        except json.JSONDecodeError:  # an escape that JSON does not know, such as \'
-            pass
-    return re.sub(r"\\(.)", r"\1", content, flags=re.DOTALL)
+        # If it fails: an escape that JSON does not know, such as \'
+        with suppress(json.JSONDecodeError):
+            text = str(json.loads(literal, strict=False))
+    # An escaped half of a surrogate pair could not be written to a file.
+    return text.encode("utf-8", "replace").decode("utf-8")

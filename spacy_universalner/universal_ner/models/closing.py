@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+OTHER_QUOTES = ("'", "`", "\u2018", "\u201c")
+
 
 def find_close(text: str) -> int | None:
-    """Find the end of the first JSON list or object in a text.
+    """Find the end of the JSON list or object that a text starts with.
 
     text (str): An answer, or the beginning of one.
-    RETURNS (int | None): The offset after the bracket that closes it; None while it is open.
-        Brackets inside of strings do not count.
+    RETURNS (int | None): The offset after the bracket that closes it; brackets inside of strings do
+        not count. None while it is open, and for all that is left to the tolerant parser: words
+        before it, or strings in other than double quotes.
     """
+    start = text.lstrip()
+    if not start.startswith(("[", "{")) or start.lstrip("[{( \n").startswith(OTHER_QUOTES):
+        return None
     depth, quoted, escaped = 0, False, False
     for i, character in enumerate(text):
         if quoted:

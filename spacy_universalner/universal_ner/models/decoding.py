@@ -8,6 +8,7 @@ row at once.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -233,11 +234,14 @@ def keep_positions(model: PreTrainedModel, wanted: Tensor) -> Iterator[None]:
     branch only. Not every model has an argument for it, so the hidden states are cut on their
     way from the layers to the head.
 
-    model (PreTrainedModel): A causal language model.
+    model (PreTrainedModel): A causal language model. Other threads may run it meanwhile.
     wanted (Tensor): Indices into the rows' positions laid end to end.
     """
+    owner = threading.get_ident()
 
     def cut(module: Any, args: Any, output: Any) -> Any:
+        if threading.get_ident() != owner:
+            return output
         hidden = output.last_hidden_state
         output.last_hidden_state = hidden.flatten(0, 1)[wanted.to(hidden.device)][None]
         return output

@@ -12,6 +12,7 @@ from typing import Iterable  # noqa: UP035  (spacy-llm compares annotations with
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from spacy_universalner.pretrained import resolve
 from spacy_universalner.ty import Answer
 from spacy_universalner.universal_ner.models.answering import Answering
 from spacy_universalner.universal_ner.models.decoding import Decoder
@@ -156,17 +157,19 @@ class HFModel:
         )
 
     def save_weights(self, folder: Path | str) -> None:
-        """Write configuration, weights and tokenizer, with an adapter merged into the weights.
+        """Write configuration, weights and tokenizer.
+
+        Files of a local folder are copied as they are, whatever precision they are held in here, so
+        that the copy has the same identity; only an adapter has to be merged first.
 
         folder (Path | str): Where to; made if it does not exist.
         """
-        folder, given = Path(folder), Path(self.source.name)
+        folder, given = Path(folder), Path(resolve(self.source.name))
         folder.mkdir(parents=True, exist_ok=True)
         if given.is_dir() and self.source.adapter is None:
-            # As they are, whatever precision they are held in here.
             for path in given.iterdir():
                 if path.is_file():
-                    shutil.copy2(path, folder)
+                    shutil.copyfile(path, folder / path.name)
         else:
             load_model(self.source).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)

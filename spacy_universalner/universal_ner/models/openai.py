@@ -310,7 +310,7 @@ def _retry_after(value: str) -> float:
         pass
     try:
         return parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

@@ -32,7 +32,9 @@ def read_response(response: str, *, cut: bool) -> Answer:
         raise ResponseError(f"the response holds no answer: {response[:200]!r}") from error
     if not isinstance(text, str):
         return Answer("", error=f"the model wrote no text: {json.dumps(choice)[:200]}")
-    close = find_close(text) if cut and text.lstrip().startswith(("[", "{")) else None
+    # An escaped half of a surrogate pair could not be written to a file.
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    close = find_close(text) if cut else None
     ends, logprobs = _align(_read_tokens(tokens), text[:close])
     return Answer(text[:close], ends, logprobs, complete=close is not None or finish != "length")
 

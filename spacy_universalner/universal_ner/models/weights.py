@@ -55,11 +55,6 @@ class Source:
                 f"dtype = '{self.dtype}' needs the package bitsandbytes and a GPU. Install it with "
                 "`pip install bitsandbytes`, or use 'bfloat16'."
             )
-        if self.adapter is not None and not find_spec("peft"):
-            raise ImportError(
-                f"The adapter '{self.adapter}' needs the package peft. Install it with "
-                "`pip install peft`, or merge the adapter into the weights."
-            )
 
 
 def load_model(source: Source) -> PreTrainedModel:
@@ -128,6 +123,12 @@ def _load_model(source: Source, state: Any) -> PreTrainedModel:
             source.name, revision=source.revision, trust_remote_code=False, **settings
         )
     if source.adapter is not None:
+        # Not before: a saved pipeline names the adapter in its config and has it in its weights.
+        if not find_spec("peft"):
+            raise ImportError(
+                f"The adapter '{source.adapter}' needs the package peft. Install it with "
+                "`pip install peft`, or merge the adapter into the weights."
+            )
         from peft import PeftModel
 
         with explained(source.adapter):

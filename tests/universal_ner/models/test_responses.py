@@ -24,6 +24,7 @@ from spacy_universalner.universal_ner.models.responses import read_response
         ('As [1] says: ["a"]', "stop", Answer('As [1] says: ["a"]')),
         ('{"person": ["a"], "city": []}.', "stop", Answer('{"person": ["a"], "city": []}')),
         ("", "stop", Answer("")),
+        ("a face \ud83d", "length", Answer("a face ?", complete=False)),
         ("[" * 100_000, "length", Answer("[" * 100_000, complete=False)),
     ],
 )

@@ -98,6 +98,7 @@ def test_a_redirect_is_not_followed():
         ([reply("{}", 429), reply("{}", 429), answer("[]")], 3),
         ([reply("boom", 500), answer("[]")], 2),
         ([reply("loading", 503, {"Retry-After": "soon"}), answer("[]")], 2),
+        ([reply("", 503, {"Retry-After": "Mon, 01 Jan 99999 00:00:00 GMT"}), answer("[]")], 2),
         ([drop, answer("[]")], 2),
         ([half, answer("[]")], 2),
         ([reply(b"<html>"), answer("[]")], 2),
