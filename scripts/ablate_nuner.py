@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from wasabi import msg
 
 from scripts.evaluate_frozen import DataSet, files_of, probe, read_sets
 from scripts.pretrain_closed import keep_types
+from scripts.sample_few_shot import read_sizes
 from spacy_universalner.data.readers import read_json_lines, read_passages
 from spacy_universalner.evaluation.benchmarks import FEW_SHOT, PUBLISHED_ABLATIONS
 from spacy_universalner.evaluation.fewshot import summarize_runs
@@ -76,7 +78,9 @@ def main(
     factor: Annotated[list[str], typer.Option(help="What to vary")] = list(FACTORS),  # noqa: B006
     steps: Annotated[int, typer.Option(min=1, help="Batches of each run, to full epochs")] = 350,
     benchmark: Annotated[list[str], typer.Option(help="Which data sets")] = list(FEW_SHOT),  # noqa: B006
-    k: Annotated[list[int], typer.Option(help="Mentions of each type: k to 2k")] = [1, 4, 16, 64],  # noqa: B006
+    k: Annotated[
+        list[str], typer.Option(help="Mentions of each type, k to 2k; several with commas")
+    ] = ["1,4,16,64"],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Training sets for each k")] = 5,
     limit: Annotated[int, typer.Option(min=1, help="Test sentences at most")] = 500,
     resume: Annotated[bool, typer.Option(help="Keep the variants that OUTPUT has already")] = False,
@@ -90,26 +94,31 @@ def main(
     settings = read_settings(config, {} if encoder is None else {"pretraining.encoder": encoder})
     texts = tuple(read_passages(sentences)), tuple(read_passages(passages))
     variants = [each for each in make_variants(*texts, settings) if each.factor in factor]
-    sets = read_sets(data, benchmark, k, seeds, limit)
+    sets = read_sets(data, benchmark, read_sizes(k), seeds, limit)
     output.mkdir(parents=True, exist_ok=True)
     log = output / "ablation.jsonl"
-    kept = [row for _, row in read_json_lines(log)] if resume and log.is_file() else []
+    made_with = {
+        **{"steps": steps, "k": read_sizes(k), "seeds": seeds, "limit": limit},
+        **{"benchmarks": list(sets), "settings": json.loads(json.dumps(asdict(settings)))},
+    }
+    earlier = [row for _, row in read_json_lines(log)] if resume and log.is_file() else []
+    kept = [row for row in earlier if row["made_with"] == made_with]
+    if len(kept) < len(earlier):
+        msg.warn(f"{len(earlier) - len(kept)} of {len(earlier)} runs in {log} have other settings")
     rows = {(row["factor"], row["name"]): row for row in kept}
     made = {each.run: rows[key] for each in variants if (key := (each.factor, each.name)) in rows}
-    with log.open("a" if rows else "w", encoding="utf8") as file:
+    with log.open("a" if resume else "w", encoding="utf8") as file:
         for variant in tqdm(variants, desc="Ablation", unit="variant"):
             key = variant.factor, variant.name
             if key in rows:
                 continue
             if variant.run not in made:
-                made[variant.run] = score(variant, steps, sets)
+                made[variant.run] = {**score(variant, steps, sets), "made_with": made_with}
             rows[key] = {**made[variant.run], "factor": variant.factor, "name": variant.name}
             print(json.dumps(rows[key]), file=file, flush=True)
     results = {
         "variants": [rows[each.factor, each.name] for each in variants],
-        "steps": steps,
-        "settings": asdict(settings),
-        "limit": limit,
+        **made_with,
         "provenance": provenance(
             [config, sentences, passages, *(path for key in sets for path in files_of(data, key))]
         ),
@@ -138,8 +147,9 @@ def make_variants(
         chosen = sentences if share == 1 else tuple(keep_types(sentences, types))
         yield Variant("concepts", f"{len(types)} ({share:.1%})", chosen, settings, depth)
     for size in (*(size for size in SIZES if size < len(sentences)), len(sentences)):
-        chosen, _ = split_passages(sentences, 1 - size / len(sentences), settings.seed)
-        yield Variant("size", f"{size}", tuple(chosen), settings, depth)
+        chosen = tuple(Random(settings.seed).sample(sentences, size))
+        chosen = sentences if size == len(sentences) else chosen
+        yield Variant("size", f"{size}", chosen, settings, depth)
     for number in range(depth):
         frozen = replace(settings, frozen=(number + 0.5) / depth)
         if number == int(settings.frozen * depth):

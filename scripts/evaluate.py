@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -17,7 +17,6 @@ from spacy.vocab import Vocab
 from tqdm import tqdm
 from wasabi import msg
 
-from spacy_universalner.alignment import INSIDE_WORD, NOT_IN_TEXT
 from spacy_universalner.data.conversations import answers_by_type
 from spacy_universalner.data.negatives import NegativeSampler
 from spacy_universalner.data.readers import (
@@ -153,11 +152,13 @@ def ask(
 ) -> Iterator[Prediction]:
     """Ask about each text's own types; all spans are the predictions, since types may overlap."""
     pipe = nlp.get_pipe(component)
+    if pipe.annotator.annotate == "ents":
+        pipe.annotator.annotate = "both"
     each = zip(passages, asked, strict=True)
     for (passage, domain), types in progress(each, len(passages)):
         pipe.initialize(lambda: (), labels=list(types))
         doc = nlp(passage.text)
-        mentions = mentions_of(doc.spans[component])
+        mentions = mentions_of(doc.spans[pipe.annotator.spans_key])
         yield Prediction(passage, types, mentions, listed(doc, component), domain)
 
 
@@ -166,19 +167,14 @@ def mentions_of(spans: Iterable[Span]) -> tuple[Mention, ...]:
 
 
 def listed(doc: Doc, component: str) -> dict[str, tuple[str, ...]] | None:
-    """The strings that `universal_ner` was answered with, by type, before overlaps were resolved.
+    """The strings that `universal_ner` was answered with, by type, as the model has written them.
 
     What does not stand in the text counts against the model here too, as it does in the released
     evaluator.
     """
     if component not in doc.user_data:
         return None
-    strings = defaultdict(list)
-    for span in doc.spans.get(component, ()):
-        strings[span.label_].append(span.text)
-    for reject in doc.user_data[component]["rejects"]:
-        if reject["reason"] in (NOT_IN_TEXT, INSIDE_WORD):
-            strings[reject["label"]].append(reject["item"])
+    strings = doc.user_data[component]["strings"]
     return {type_: tuple(items) for type_, items in strings.items()}
 
 

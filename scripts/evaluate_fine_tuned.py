@@ -81,7 +81,18 @@ def main(
         )
     output.mkdir(parents=True, exist_ok=True)
     log = output / "fine_tuned.jsonl"
-    runs = [run for _, run in read_json_lines(log)] if resume and log.is_file() else []
+    made_with = {
+        **{"epochs": epochs, "batch_size": batch_size, "limit": limit},
+        **{"config": str(config), "overrides": json.loads(json.dumps(overrides))},
+    }
+    earlier = [run for _, run in read_json_lines(log)] if resume and log.is_file() else []
+    runs = [
+        run
+        for run in earlier
+        if run["made_with"] == made_with and encoders.get(run["encoder"]) == run["path"]
+    ]
+    if len(runs) < len(earlier):
+        msg.warn(f"{len(earlier) - len(runs)} of {len(earlier)} runs in {log} have other settings")
     done = {(run["encoder"], run["sample"]) for run in runs}
     order = [(name, sample) for sample in found for name in encoders]
     todo = [
@@ -99,8 +110,9 @@ def main(
         overrides=overrides,
         gpu_id=gpu_id,
     )
-    with log.open("a" if done else "w", encoding="utf8") as file:
+    with log.open("a" if resume else "w", encoding="utf8") as file:
         for run in side_by_side(train, todo, jobs=jobs, gpu_id=gpu_id, desc="Fine-tuning"):
+            run["made_with"] = made_with
             print(json.dumps(run), file=file, flush=True)
             runs.append(run)
     ranks = {(name, sample.path.stem): rank for rank, (name, sample) in enumerate(order)}
@@ -108,9 +120,7 @@ def main(
     results = {
         "runs": runs,
         "summary": summarize(runs),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "overrides": overrides,
+        **made_with,
         "provenance": provenance([config, *tests.values(), *(sample.path for sample in found)]),
     }
     (output / "fine_tuned.json").write_text(json.dumps(results, indent=1) + "\n", "utf8")

@@ -14,6 +14,7 @@ from spacy.vocab import Vocab
 from tqdm import tqdm
 from wasabi import msg
 
+from scripts.sample_few_shot import read_sizes
 from scripts.train_few_shot import parse_encoder
 from spacy_universalner.data.formats.conll import read_conll
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, FEW_SHOT, PUBLISHED_FEW_SHOT
@@ -47,7 +48,9 @@ def main(
     output: Annotated[Path, typer.Argument(file_okay=False, help="Folder of the results")],
     encoder: Annotated[list[str], typer.Option(help="NAME=ENCODER, once for each encoder")],
     benchmark: Annotated[list[str], typer.Option(help="Which data sets")] = list(FEW_SHOT),  # noqa: B006
-    k: Annotated[list[int], typer.Option(help="Mentions of each type: k to 2k")] = list(SIZES),  # noqa: B006
+    k: Annotated[
+        list[str], typer.Option(help="Mentions of each type, k to 2k; several with commas")
+    ] = [",".join(map(str, SIZES))],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Training sets for each k")] = 10,
     layer: Annotated[list[int], typer.Option(help="Hidden states to concatenate")] = [-1],  # noqa: B006
     limit: Annotated[int | None, typer.Option(min=1, help="Test sentences at most")] = None,
@@ -57,7 +60,7 @@ def main(
     if gpu_id >= 0:
         spacy.require_gpu(gpu_id)
     encoders = [parse_encoder(pair) for pair in encoder]
-    sets = read_sets(data, benchmark, k, seeds, limit)
+    sets = read_sets(data, benchmark, read_sizes(k), seeds, limit)
     systems = {}
     for name, path in encoders:
         clock = time.perf_counter()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ def main(
         Path, typer.Argument(exists=True, dir_okay=False, help="Training data (.spacy)")
     ],
     output_dir: Annotated[Path, typer.Argument(file_okay=False, help="Folder of the samples")],
-    k: Annotated[list[int], typer.Option(help="Examples of each type; may be given several times")],
+    k: Annotated[list[str], typer.Option(help="Examples of each type, such as 8 or 8,64")],
     seeds: Annotated[int, typer.Option(min=1, help="Samples per k, with seeds 0, 1, ...")] = 3,
     unit: Annotated[
         Unit, typer.Option(help="mentions: k to 2k mentions of each type; words: exactly k words")
@@ -46,7 +47,7 @@ def main(
     name = data.stem.removesuffix("_train")
     letter = "k" if unit is Unit.mentions else "kw"
     output_dir.mkdir(parents=True, exist_ok=True)
-    for size in k:
+    for size in read_sizes(k):
         for seed in range(seeds):
             try:
                 indices = sample(counts, size, seed=seed, max_passes=max_passes)
@@ -65,6 +66,17 @@ def main(
             }
             path.with_suffix(".json").write_text(json.dumps(drawn, indent=2) + "\n", "utf8")
             msg.good(f"{path}: {len(indices)} of {len(docs)} sentences")
+
+
+def read_sizes(given: Iterable[str]) -> list[int]:
+    """Read training sizes, with commas between several, as Weasel's variables can hold them."""
+    sizes = [size for each in given for size in each.split(",")]
+    if not all(size.strip().isdecimal() and int(size) for size in sizes):
+        raise typer.BadParameter(
+            f"--k {','.join(sizes)}: expected whole numbers of at least 1 with commas between them, "
+            "such as 1,4,16."
+        )
+    return [int(size) for size in sizes]
 
 
 def count(doc: Doc, unit: Unit) -> Counter[str]:

@@ -2,11 +2,14 @@
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import spacy
 from spacy_llm.registry import registry
+from weasel.util import load_project_config
+from weasel.util.config import parse_config_overrides
 
 from spacy_universalner.nuner.classifier import build_nuner_token_classifier_v1
 from spacy_universalner.nuner.encoder import build_nuner_encoder_v1
@@ -44,3 +47,22 @@ def test_every_setting_of_an_architecture_is_documented(build):
         "token_classifier": "`spacy-universalner.NuNERTokenClassifier.v1`",
     }[name]
     assert keys_of_table("nuner.md", heading) == list(inspect.signature(build).parameters)
+
+
+def test_documented_variables_of_the_project_can_be_set_so():
+    root = DOCS.parent
+    project = load_project_config(root)
+    commands = {each["name"] for each in project["commands"]} | set(project["workflows"])
+    pages = [*DOCS.glob("*.md"), root / "README.md", root / "project.yml"]
+    found = []
+    for page in pages:
+        text = page.read_text("utf8")
+        for option in re.findall(r"--vars\.\w+ (?:\"[^\"]*\"|'[^']*'|[^\s`]+)", text):
+            name, value = shlex.split(option)
+            values = parse_config_overrides([name, value])
+            assert {key: str(value) for key, value in values.items()} == {name[2:]: value}
+            assert name.removeprefix("--vars.") in project["vars"]
+            found.append(option)
+        names = re.findall(r"weasel run ([\w-]+)", text)
+        assert set(names) <= commands | {"name"}, page
+    assert len(found) > 8

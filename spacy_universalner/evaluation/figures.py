@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -253,6 +254,11 @@ def _svg(figure: Figure) -> str:
     svg = svg[svg.index("<svg") :]
     for name, (light, _) in COLOURS.items():
         svg = svg.replace(light, f"var(--{name})")
+    # A page may hold several: those names that are referred to are the figure's own, the others go.
+    own = f"{zlib.crc32(svg.encode()):x}"
+    names = set(re.findall(r"(?:url\(|href=\")#([\w-]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{m[1]}-{own}"' if m[1] in names else "", svg)
+    svg = re.sub(r'(url\(|href=")#([\w-]+)', rf"\1#\2-{own}", svg)
     # The size and the font are the page's.
     svg = re.sub(r'^<svg ([^>]*?)width="\S+" height="\S+" ', r"<svg \1", svg)
     return re.sub(r"font-family: [^;\"]*; ?", "", svg)

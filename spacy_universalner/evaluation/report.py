@@ -57,6 +57,13 @@ METRICS = {
 }
 
 
+# The stages of `weasel run all`: others leave their records beside these.
+STAGES = (
+    *("annotate", "pretrain", "train", "train-few-shot", "conversations", "student", "finetune"),
+    *("assemble", "evaluate"),
+)
+
+
 @dataclass
 class Run:
     """All that a run of the workflow has left behind to report on.
@@ -106,7 +113,10 @@ def read_run(metrics: Path, training: Path) -> Run:
             system: [json.loads(line) for line in path.read_text("utf8").splitlines()]
             for system, path in rows.items()
         },
-        stages=sorted(stages, key=lambda stage: str(stage["started"])),
+        stages=sorted(
+            (stage for stage in stages if stage["stage"] in STAGES),
+            key=lambda stage: str(stage["started"]),
+        ),
         pretraining=_read(training / "nuner-encoder" / "pretraining.json", optional=True),
         finetuning=_read(training / "uniner" / "finetune.json", optional=True),
     )

@@ -100,7 +100,7 @@ def parse_strict(response: str) -> list[str]:
     match = re.match(r"\[(.*?)\]", response)
     try:
         items = json.loads(match.group()) if match else []
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return items if all(isinstance(item, str) for item in items) else []
 

@@ -63,7 +63,10 @@ def make_run(folder: Path) -> tuple[Path, Path]:
 
 def add_logs(metrics: Path, training: Path) -> None:
     """Write the logs that a report can do without."""
-    for i, (stage, seconds) in enumerate([("annotate", 9.0), ("pretrain", 400.0)]):
+    # The last one is of another command.
+    for i, (stage, seconds) in enumerate(
+        [("annotate", 9.0), ("pretrain", 400.0), ("ablate", 7200.0)]
+    ):
         step = {"stage": stage, "step": "", "command": "python -m <x>", "seconds": seconds}
         write(metrics / "stages" / f"{stage}.json", {**step, "started": f"2026-01-01T00:0{i}"})
     epochs = [{"epoch": i, "loss": 1 / i, "dev_loss": 2 / i} for i in (1, 2, 3)]

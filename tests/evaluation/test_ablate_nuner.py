@@ -94,7 +94,7 @@ def test_the_command_writes_all_tables(tiny_bert, tmp_path, monkeypatch):
         "vars.encoder": str(tiny_bert),
         "vars.data_dir": "public",
         "vars.ablation_steps": 2,
-        "vars.ablation_sizes": "--k 1 --k 2",
+        "vars.ablation_sizes": "1,2",
         "vars.ablation_seeds": 2,
         "vars.ablation_limit": 3,
     }
@@ -126,5 +126,10 @@ def test_the_command_writes_all_tables(tiny_bert, tmp_path, monkeypatch):
     log.write_text("".join(lines[:-1]), "utf8")
     run(f"{line} --resume")
     assert log.read_text("utf8").splitlines(keepends=True) == lines
+    # Those of other settings are made anew, and stay.
+    run(f"{line} --resume --limit 2 --factor frozen")
+    again = log.read_text("utf8").splitlines(keepends=True)
+    assert again[: len(lines)] == lines
+    assert {json.loads(each)["made_with"]["limit"] for each in again[len(lines) :]} == {2}
     run(f"{line} --factor weather", code=1)
     run(f"{line} --steps 0", code=2)

@@ -39,9 +39,9 @@ def project(tmp_path_factory, tiny_bert):
         "vars.config_dir": "configs/test",
         "vars.encoder": str(tiny_bert),
         "vars.data_dir": "public",
-        "vars.frozen_sizes": "--k 1 --k 2",
+        "vars.frozen_sizes": "1,2",
         "vars.frozen_seeds": 2,
-        "vars.tuned_sizes": "--k 1",
+        "vars.tuned_sizes": "1",
         "vars.seeds": 1,
         "vars.test_limit": 3,
     }
@@ -132,6 +132,13 @@ def test_a_run_can_be_resumed_and_missing_samples_are_named(project, tmp_path, m
     run(shlex.join(["python", "-m", "scripts.evaluate_fine_tuned", *command]))
     resumed = log.read_text("utf8").splitlines(keepends=True)
     assert resumed[:-1] == gold[:-1] and json.loads(resumed[-1])["encoder"] == "nuner"
+    # Those of other settings are made anew, and stay.
+    run(shlex.join(["python", "-m", "scripts.evaluate_fine_tuned", *command, "--epochs", "1"]))
+    again = log.read_text("utf8").splitlines(keepends=True)
+    assert again[: len(resumed)] == resumed and len(again) == 2 * len(resumed)
+    results = json.loads((tmp_path / "out" / "fine_tuned.json").read_text("utf8"))
+    assert results["epochs"] == 1
+    assert [run["made_with"]["epochs"] for run in results["runs"]] == [1] * len(resumed)
     DocBin().to_disk(tmp_path / "other_test.spacy")
     command = [*arguments, "--test", str(tmp_path / "other_test.spacy")]
     run(shlex.join(["python", "-m", "scripts.evaluate_fine_tuned", *command]), code=1)

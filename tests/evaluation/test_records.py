@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import string
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from spacy.language import Language
+from spacy_llm.registry import registry
 
 from scripts import evaluate_paraphrases, evaluate_records, evaluate_universal_ner
 from spacy_universalner.evaluation.metrics import RELEASED_EPSILON, count_strings, total
 from spacy_universalner.universal_ner.parser import parse_strict
+from tests.universal_ner.gazetteer import QUESTION, AnyAnswers as Answers
 
 
 def read(answer: str) -> list[str]:
@@ -58,6 +61,7 @@ answers = st.one_of(
     lists.map(lambda text: text.replace('"', "'")),
     lists.map(lambda text: text.replace(", ", ",\n")),
     st.sampled_from(["", "[1, 2]", '["a", 3]', "[null]", '[["a"]]', "none", '{"a": ["b"]}']),
+    st.just("[" * 3000 + "]"),
 )
 
 
@@ -116,6 +120,51 @@ def test_published_records_are_asked_and_scored(pipeline: Path, tmp_path: Path):
     assert list(results["provenance"]["data"]) == [str(tmp_path / "records.json")]
     assert results["provenance"]["packages"]["transformers"] == transformers.__version__
     assert results["config"]["components"]["universal_ner"]["max_new_tokens"] == 12
+
+
+@registry.llm_models("test.Talker.v1")
+def make_talker() -> Callable[[Answers], Answers]:
+    """Knows a person by one of her names, and never just answers."""
+    known = {"person": ["Ada"], "human": ["ada", "Turin"], "city": ["Turin"]}
+
+    def answer(prompts: Answers) -> Answers:
+        asked = [[QUESTION.search(prompt)[1] for prompt in group] for group in prompts]
+        return [[f"Sure: {json.dumps(known.get(type_, []))}" for type_ in each] for each in asked]
+
+    return answer
+
+
+@pytest.fixture
+def talker(tmp_path: Path) -> Path:
+    nlp = spacy.blank("en")
+    config = {"labels": ["person"], "model": {"@llm_models": "test.Talker.v1"}}
+    nlp.add_pipe("universal_ner", config=config)
+    nlp.to_disk(tmp_path / "talker")
+    return tmp_path / "talker"
+
+
+def test_records_are_read_in_two_ways(talker: Path, tmp_path: Path):
+    write_records(tmp_path / "records.json")
+    evaluate_records.main(talker, tmp_path / "records.json", tmp_path / "out.json")
+    results = json.loads((tmp_path / "out.json").read_text("utf8"))
+    assert [results["released"][key] for key in ("correct", "predicted", "gold")] == [0, 0, 3]
+    # Two cities and Ada right, Ada where nobody came wrong.
+    assert [results["tolerant"][key] for key in ("correct", "predicted", "gold")] == [3, 4, 3]
+
+
+def test_paraphrases_are_compared_on_what_is_answered(talker: Path, tmp_path: Path):
+    entities = [{"start": 0, "end": 3, "label": "PERSON"}]
+    row = {"id": "1", "text": "Ada met Ada in Turin.", "entities": entities}
+    (tmp_path / "gold.jsonl").write_text(json.dumps(row), "utf8")
+    ways = {"PERSON": ["person", "human"], "CITY": ["city", "town"]}
+    (tmp_path / "ways.json").write_text(json.dumps(ways), "utf8")
+    output = tmp_path / "paraphrases.json"
+    evaluate_paraphrases.main(talker, tmp_path / "gold.jsonl", tmp_path / "ways.json", output)
+    labels = json.loads(output.read_text("utf8"))["labels"]
+    assert labels["PERSON"]["f1"] == {"person": pytest.approx(1), "human": pytest.approx(2 / 3)}
+    assert (labels["PERSON"]["rate"], labels["PERSON"]["overlap"]) == (0, 0.5)
+    assert labels["CITY"]["f1"] == {"city": 0, "town": 0}
+    assert (labels["CITY"]["answered_rate"], labels["CITY"]["overlap"]) == (0, 0)
 
 
 def test_paraphrases_are_asked_of_every_text(pipeline: Path, tmp_path: Path):

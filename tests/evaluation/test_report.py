@@ -9,8 +9,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from weasel.util import load_project_config
 
-from spacy_universalner.evaluation.report import duration, group_stages, read_run, write_report
+from spacy_universalner.evaluation.report import (
+    STAGES,
+    duration,
+    group_stages,
+    read_run,
+    write_report,
+)
 from tests.evaluation.runs import add_logs, make_run
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
@@ -24,12 +31,14 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.fetched: list[str] = []
+        self.ids: list[str] = []
         self.words: list[str] = []
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
         self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
         if tag not in VOID:
             self.open.append(tag)
@@ -68,6 +77,10 @@ def test_the_page_is_well_formed_and_fetches_nothing(report: Path, page: Page):
     assert all(target.startswith("#") for target in page.fetched)
     html = (report / "index.html").read_text("utf8")
     assert not re.search(r"@import|url\((?!#)", html)
+    assert len(page.ids) == len(set(page.ids)) > 0
+    assert set(re.findall(r"url\(#([^)]*)\)|href=\"#([^\"]*)\"", html)) != set()
+    for names in re.findall(r"url\(#([^)]*)\)|href=\"#([^\"]*)\"", html):
+        assert "".join(names) in page.ids
 
 
 def test_texts_types_and_answers_do_not_become_markup(page: Page):
@@ -116,6 +129,14 @@ def test_every_section_is_there(page: Page):
     assert page.tags.count("svg") == 5
     assert page.tags.count("article") == 10
     assert "6 min 49 s" in page.text  # 9 s and 400 s
+
+
+def test_the_stages_are_those_of_the_whole_workflow():
+    project = load_project_config(Path(__file__).parents[2])
+    commands = {each["name"]: each["script"] for each in project["commands"]}
+    lines = [line for name in project["workflows"]["all"] for line in commands[name]]
+    named = [match[1] for line in lines if (match := re.search(r"scripts\.stage ([\w-]+)", line))]
+    assert tuple(dict.fromkeys(named)) == STAGES
 
 
 def test_predictions_that_are_not_gold_are_crossed(page: Page):

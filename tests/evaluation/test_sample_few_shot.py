@@ -34,7 +34,7 @@ def run(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_samples_and_their_indices_are_written(data: Path, tmp_path: Path):
-    done = run(data, tmp_path / "few", "--k", 2, "--k", 4, "--seeds", 2)
+    done = run(data, tmp_path / "few", "--k", "2,4", "--seeds", 2)
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "few").iterdir()}
     assert names == {
@@ -55,6 +55,13 @@ def test_words_are_another_unit(data: Path, tmp_path: Path):
     done = run(data, tmp_path, "--k", 6, "--seeds", 1, "--unit", "words")
     assert done.returncode == 1  # 6 words of CITY need 6 sentences, which have 12 of PERSON
     assert "No sample with 6 to 6 words" in " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize("k", ["0", "2,", "two", "-1"])
+def test_sizes_are_whole_numbers(data: Path, tmp_path: Path, k: str):
+    done = run(data, tmp_path, f"--k={k}")
+    assert done.returncode == 2
+    assert f"--k {k}: expected whole numbers" in " ".join((done.stdout + done.stderr).split())
 
 
 def test_too_large_k_is_one_clear_message(data: Path, tmp_path: Path):
