@@ -14,6 +14,7 @@ from wasabi import msg
 
 from spacy_universalner.data.annotation.costs import Price, read_price
 from spacy_universalner.data.annotation.run import (
+    check_paths,
     annotate,
     load_annotator,
     plan,
@@ -47,6 +48,7 @@ def main(
     code: Path = typer.Option(None, exists=True, help="Python file with registered functions"),
     batch_size: int = typer.Option(64, min=1, help="Texts sent to the model at once"),
     docs: bool = typer.Option(True, "--docs/--no-docs", help="Whether to write OUTPUT.spacy"),
+    max_failed: int = typer.Option(None, min=0, help="Fail if more requests have no answer"),
 ) -> None:
     """Write OUTPUT.jsonl, OUTPUT_rejects.jsonl and OUTPUT.spacy.
 
@@ -56,6 +58,8 @@ def main(
     """
     import_code(code)
     try:
+        names = (".jsonl", "_rejects.jsonl", ".spacy")
+        check_paths(texts, (output.with_name(output.name + name) for name in names))
         nlp = load_annotator(
             config,
             llm,
@@ -63,7 +67,7 @@ def main(
             store=store or output.parent / "responses.sqlite",
             overrides=parse_config_overrides(ctx.args),
         )
-    except (ImportError, OSError) as error:  # no package, no key, no weights
+    except (ImportError, OSError, ValueError) as error:  # no package, no key, no weights
         msg.fail(str(error), exits=1)
     settings = TextSettings(**nlp.config["texts"])
     settings = replace(settings, limit=limit or settings.limit, sample=sample or settings.sample)
@@ -101,6 +105,8 @@ def main(
         msg.warn(f"{model.failed:,} requests failed: run again to repeat them, and only them")
     if not summary["kept"]:
         msg.fail(f"Nothing was annotated; {output}_rejects.jsonl says why", exits=1)
+    if max_failed is not None and model.failed > max_failed:
+        msg.fail(f"More than --max-failed {max_failed} requests have no answer", exits=1)
     msg.good(f"{output}.jsonl")
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from wasabi import msg
 
 from scripts.annotate import EXTRA_ARGS, report
-from spacy_universalner.data.annotation.run import load_annotator, write_annotations
+from spacy_universalner.data.annotation.run import check_paths, load_annotator, write_annotations
 from spacy_universalner.data.annotation.texts import TextSettings, prepare_texts
 
 app = typer.Typer(add_completion=False)
@@ -53,6 +53,13 @@ def main(
     except ImportError:
         msg.fail("A cluster needs Ray: pip install 'spacy-universalner[ray]'", exits=1)
     import_code(code)
+    prepared = output.with_name(f"{output.name}_texts.parquet").absolute()
+    results = output.with_name(f"{output.name}.parquet").absolute()
+    files = (output.with_name(output.name + name) for name in (".jsonl", "_rejects.jsonl"))
+    try:
+        check_paths(texts, (prepared, results, *files))
+    except ValueError as error:
+        msg.fail(str(error), exits=1)
     annotator = {
         "config_path": config.absolute(),
         "llm_path": llm.absolute(),
@@ -65,8 +72,6 @@ def main(
         msg.fail(str(error), exits=1)
     settings = TextSettings(**nlp.config["texts"])
     settings = replace(settings, limit=limit or settings.limit, sample=sample or settings.sample)
-    prepared = output.with_name(f"{output.name}_texts.parquet").absolute()
-    results = output.with_name(f"{output.name}.parquet").absolute()
     for folder in (prepared, results):
         shutil.rmtree(folder, ignore_errors=True)
     passages, left_out = prepare_texts(texts, nlp.tokenizer, settings)

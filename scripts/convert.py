@@ -47,8 +47,12 @@ def main(
         dataset=dataset,
         labels={} if labels is None else json.loads(labels.read_text("utf8")),
     )
-    for source in sources:
-        path = target / f"{source.stem}{suffix_of(target_format)}" if folder else target
+    paths = [target / f"{source.stem}{suffix_of(target_format)}" for source in sources]
+    paths = paths if folder else [target]
+    if len(set(paths)) < len(paths):
+        same = next(path for path in paths if paths.count(path) > 1)
+        msg.fail(f"Several files would be written to {same}: convert them one by one", exits=1)
+    for source, path in zip(sources, paths, strict=True):
         try:
             convert(source, format_of(source, source_format), path, format_of(path, target_format))
         except (ImportError, ValueError) as error:
@@ -58,6 +62,8 @@ def main(
         msg.warn(f"{id}: left out {reject.item!r}: {reject.reason}")
     if convert.rejects[SHOWN:]:
         msg.warn(f"and {len(convert.rejects) - SHOWN:,} more")
+    for key, number in sorted(convert.unread.items()):
+        msg.warn(f"{number:,} texts have spans under '{key}', which were not read: --spans-key {key}")
     msg.good(f"{convert.count:,} texts, {len(convert.rejects):,} entities left out")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from ..alignment import to_spans
 from ..ty import Conversation, Mention, Passage, Question, Reject
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Stream a file of one JSON object a line.
 
@@ -25,7 +29,7 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     YIELDS (tuple[str, dict[str, Any]]): Where it stands, as "file:line", and the object.
     RAISES (ValueError): A line that is no JSON object, with its place.
     """
-    with Path(path).open(encoding="utf8") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -37,6 +41,25 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(row, dict):
                 raise ValueError(f"{place}: expected a JSON object, found {line.strip()[:80]}")
             yield place, row
+
+
+@contextmanager
+def open_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a text file for reading: UTF-8, with or without a byte-order mark.
+
+    path (Path | str): The file.
+    newline (str | None): As in `open`.
+    YIELDS (TextIO): The file.
+    RAISES (ValueError): It turns out not to be UTF-8.
+    """
+    with Path(path).open(encoding="utf-8-sig", newline=newline) as file:
+        try:
+            yield file
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}: not UTF-8 ({error.reason}). Convert it, such as by "
+                f"`iconv -f latin1 -t utf8 {path}`."
+            ) from error
 
 
 def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -52,7 +75,8 @@ def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
         case ".jsonl":
             yield from read_json_lines(path)
         case ".csv":
-            with path.open(encoding="utf8", newline="") as file:
+            csv.field_size_limit(1 << 30)  # a text may be long
+            with open_text(path, newline="") as file:
                 rows = csv.DictReader(file)
                 for row in rows:
                     yield f"{path}:{rows.line_num}", row
@@ -97,7 +121,7 @@ def read_passages(path: Path | str, *, label: str = "label") -> Iterator[Passage
     path (Path | str): The file, or Parquet with the same columns. An absent `id` becomes the
         line's place, absent `entities` none.
     label (str): Key of an entity that holds its type, such as "description" for conversations
-        that ask by definition. Entities without it are skipped.
+        that ask by definition. Entities without such another key are skipped.
     YIELDS (Passage): One a line.
     RAISES (ValueError): A line that does not hold one, with its place.
     """
@@ -110,10 +134,13 @@ def passage_from_dict(row: dict[str, Any], place: str, *, label: str = "label") 
     text = row.get("text")
     if not isinstance(text, str):
         raise ValueError(f'{place}: a passage needs "text", a string; found {text!r}')
+    if _SURROGATE.search(text):
+        raise ValueError(f"{place}: the text holds half of a surrogate pair, which is no character")
     mentions = []
     for entity in row.get("entities") or ():
         try:
-            start, end, name = int(entity["start"]), int(entity["end"]), entity.get(label)
+            start, end = int(entity["start"]), int(entity["end"])
+            name = entity["label"] if label == "label" else entity.get(label)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{place}: an entity needs "start", "end" and "{label}"; found {entity}'
@@ -125,7 +152,7 @@ def passage_from_dict(row: dict[str, Any], place: str, *, label: str = "label") 
             )
         if name:
             mentions.append(Mention(start, end, str(name), entity.get("score")))
-    return Passage(str(row.get("id", place)), text, tuple(mentions))
+    return Passage(place if row.get("id") is None else str(row["id"]), text, tuple(mentions))
 
 
 def passage_to_dict(passage: Passage) -> dict[str, Any]:
@@ -164,7 +191,7 @@ def read_conversations(path: Path | str) -> Iterator[Conversation]:
     for place, row in read_json_lines(path):
         try:
             questions = tuple(
-                Question(str(question["type"]), tuple(map(str, question["answers"])))
+                Question(str(question["type"]), read_answers(question["answers"]))
                 for question in row["questions"]
             )
             yield Conversation(str(row["id"]), str(row["text"]), questions, row.get("dataset"))
@@ -173,6 +200,18 @@ def read_conversations(path: Path | str) -> Iterator[Conversation]:
                 f'{place}: a conversation needs "id", "text" and "questions", each with "type" '
                 f'and "answers"; {type(error).__name__}: {error}'
             ) from error
+
+
+def read_answers(answers: Any) -> tuple[str, ...]:
+    """Check the answers to a question.
+
+    answers (Any): What stands in their place.
+    RETURNS (tuple[str, ...]): The strings.
+    RAISES (TypeError): It is not a list of strings.
+    """
+    if not isinstance(answers, list) or not all(isinstance(each, str) for each in answers):
+        raise TypeError(f"answers are a list of strings, found {str(answers)[:80]!r}")
+    return tuple(answers)
 
 
 def write_conversations(path: Path | str, conversations: Iterable[Conversation]) -> int:

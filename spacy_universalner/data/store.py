@@ -26,7 +26,7 @@ class Store(Protocol):
 
 
 class ResponseStore:
-    """A SQLite file of responses, each committed before the next is asked for.
+    """A SQLite file of responses, each committed the moment it comes.
 
     With write-ahead logging a commit survives `kill -9` of the process, and several processes may
     read and write the same file. (A power cut can take the last few commits, never more.) Threads

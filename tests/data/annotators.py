@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Timer
 from typing import Any, Iterable  # noqa: UP035 (spacy-llm compares these very types)
@@ -19,6 +19,7 @@ from spacy_universalner.ty import Answer
 
 spacy.blank("en")  # imports every plugin: a process forked from here starts at once
 
+Prompts = Iterable[Iterable[Any]]
 LLM_CONFIG = """
 [model]
 @llm_models = "test.Capitals.v1"
@@ -37,6 +38,12 @@ def make_capitals_model(
     log: str, seconds: float = 0.0, failing: str = "", kill_once: str = ""
 ) -> CapitalsModel:
     return CapitalsModel(Path(log), seconds, failing, kill_once)
+
+
+@registry.llm_models("test.Named.v1")
+def make_named_model(name: str) -> Callable[[Prompts], Prompts]:
+    """A plain model of spacy-llm's kind, which does not say what its answers depend on."""
+    return lambda prompts: [[f"Ada <> {name}" for _ in document] for document in prompts]
 
 
 class CapitalsModel:

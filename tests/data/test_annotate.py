@@ -203,6 +203,51 @@ def test_failures_are_kept_and_only_they_are_asked_again(tmp_path: Path) -> None
     assert ResponseStore(tmp_path / "responses.sqlite").failures() == {}
 
 
+def test_more_failures_than_allowed_fail_the_run(tmp_path: Path) -> None:
+    llm = write_llm_config(tmp_path / "llm.cfg", tmp_path / "log", failing="Bob")
+    texts = write_texts(tmp_path, "Ada ran.", "Bob sat.")
+    arguments = [str(NUNER), str(texts), str(tmp_path / "out"), "--llm", str(llm), "--max-failed"]
+    assert CliRunner().invoke(app, [*arguments, "1"]).exit_code == 0
+    strict = CliRunner().invoke(app, [*arguments, "0"])
+    assert strict.exit_code == 1 and "--max-failed 0" in strict.output
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
+def test_another_model_named_on_the_command_line_is_asked_anew(tmp_path: Path) -> None:
+    llm = tmp_path / "llm.cfg"
+    llm.write_text('[model]\n@llm_models = "test.Named.v1"\nname = "small"\n', "utf8")
+    texts = write_texts(tmp_path, "Ada ran.")
+    arguments = (NUNER, texts, tmp_path / "out", "--llm", llm)
+    labels = []
+    for name in ("small", "large", "small"):
+        run(*arguments, "--components.llm.model.model.name", name)
+        row = json.loads((tmp_path / "out.jsonl").read_text("utf8"))
+        labels.append(row["entities"][0]["label"])
+    assert labels == ["small", "large", "small"]
+    run(*arguments)
+    run(*arguments, "--components.llm.model.identity", "mine")
+    assert len(ResponseStore(tmp_path / "responses.sqlite")) == 3
+
+
+def test_texts_are_not_written_over(tmp_path: Path) -> None:
+    texts = tmp_path / "out.jsonl"
+    texts.write_text('{"text": "Ada ran.", "year": 1}\n', "utf8")
+    llm = write_llm_config(tmp_path / "llm.cfg", tmp_path / "log")
+    arguments = [str(NUNER), str(texts), str(tmp_path / "out"), "--llm", str(llm)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert "would be written over the texts" in " ".join(done.output.split())
+    assert texts.read_text("utf8") == '{"text": "Ada ran.", "year": 1}\n'
+
+
+def test_docs_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    llm = write_llm_config(tmp_path / "llm.cfg", tmp_path / "log")
+    run(NUNER, write_texts(tmp_path, "Ada ran."), tmp_path / "out", "--llm", llm)
+    assert (tmp_path / "out.spacy").exists()
+    run(NUNER, write_texts(tmp_path, "Bob sat."), tmp_path / "out", "--llm", llm, "--no-docs")
+    assert {path.name for path in tmp_path.glob("out*")} == {"out.jsonl", "out_rejects.jsonl"}
+
+
 def test_a_run_without_any_answer_fails(tmp_path: Path) -> None:
     llm = write_llm_config(tmp_path / "llm.cfg", tmp_path / "log", failing=" ")
     texts = write_texts(tmp_path, *(f"Ada ran {i} miles." for i in range(30)))

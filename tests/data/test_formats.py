@@ -69,6 +69,9 @@ def test_columns_of_conll_and_of_mit(tmp_path: Path) -> None:
     assert list(read_conll(write(tmp_path / "a.conll", conll))) == texts
     assert list(read_conll(write(tmp_path / "a.bio", mit))) == texts
     assert list(read_conll(tmp_path / "a.bio", tags="first")) == texts
+    # A byte-order mark is no character, and blanks around a tag are not of it.
+    marked = "\ufeffB-person \tAda\nO\tran\n\nO\tHm"
+    assert list(read_conll(write(tmp_path / "a.bio", marked))) == texts
     # A word that looks like a tag does not mislead: every line has to agree.
     odd = write(tmp_path / "a.tsv", "O\tO\nB-x\tO\nO\tAda\n")
     assert find_tag_column(odd) == "first"
@@ -81,6 +84,7 @@ def test_columns_of_conll_and_of_mit(tmp_path: Path) -> None:
         ("O Ada\nB-x ran\nHm Hm\n", None, r"a.conll:3: 'Hm Hm': until here .* as its first col"),
         ("Ada B-x\n", "first", r"a.conll:1: expected a token and, as the first column, a tag"),
         ("Ada O\nO\n", "last", r"a.conll:2: expected a token and, as the last column"),
+        ("Ada\tB-x\n\tI-x\n", "last", r"a.conll:2: expected a token and, as the last column"),
     ],
 )
 def test_conll_errors_name_file_and_line(
@@ -217,6 +221,7 @@ def test_passages_and_conversations_become_each_other() -> None:
         ("b.json", "pile-ner"),
         ("b.jsonl", "conversations"),
         ("b.jsonl", "nuner"),
+        ("b.csv", "nuner"),
     ],
 )
 def test_every_format_keeps_text_and_entities(tmp_path: Path, name: str, format: str) -> None:
@@ -229,6 +234,12 @@ def test_every_format_keeps_text_and_entities(tmp_path: Path, name: str, format:
     assert (there.count, there.rejects, back.rejects) == (3, [], [])
     found = list(read_passages(tmp_path / "c.jsonl"))
     assert [(p.text, p.mentions) for p in found] == [(p.text, p.mentions) for p in PASSAGES]
+
+
+def test_parquet_is_not_written(tmp_path: Path) -> None:
+    write_passages(tmp_path / "a.jsonl", PASSAGES)
+    with pytest.raises(ValueError, match=r"Cannot write .*b.parquet: .* as .csv or .jsonl"):
+        Converter(NLP)(tmp_path / "a.jsonl", "passages", tmp_path / "b.parquet", "nuner")
 
 
 def test_negatives_survive_between_conversation_formats(tmp_path: Path) -> None:
@@ -269,6 +280,33 @@ def test_the_script_converts_and_says_what_is_lost(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, [str(source), str(tmp_path / "b.spacy")])
     assert wrong.exit_code == 1
     assert 'a passage needs "text"' in " ".join(wrong.output.split())
+
+
+def test_spans_that_were_not_read_are_told(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(main)
+    mention = {"start": 0, "end": 3, "label": "person"}
+    source = write(tmp_path / "a.jsonl", json.dumps({"text": "Ada ran", "entities": [mention]}))
+    spans = ["--spans-key", "annotation"]
+    docs = str(tmp_path / "b.spacy")
+    assert CliRunner().invoke(app, [str(source), docs, *spans]).exit_code == 0
+    run = CliRunner().invoke(app, [docs, str(tmp_path / "c.jsonl")])
+    assert "1 texts have spans under 'annotation'" in " ".join(run.output.split())
+    run = CliRunner().invoke(app, [docs, str(tmp_path / "c.jsonl"), *spans])
+    assert "have spans" not in run.output
+
+
+def test_files_of_one_name_are_not_written_over_each_other(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(main)
+    sources = [write(tmp_path / f"{name}.conll", "Ada B-x\n") for name in ("train", "test")]
+    (tmp_path / "more").mkdir()
+    sources.append(write(tmp_path / "more" / "train.conll", "Bob B-x\n"))
+    command = [*map(str, sources), str(tmp_path / "out"), "--to", "passages"]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 1
+    assert "train.jsonl: convert them one by one" in " ".join(run.output.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_script_converts_several_files_into_a_folder(tmp_path: Path) -> None:

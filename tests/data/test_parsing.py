@@ -66,6 +66,9 @@ def test_lists_of_tuples(response: str) -> None:
         (r'[("caf\u00e9", "place")]', [("café", "place")]),
         (r'[("Rome", "city \ud83d")]', [("Rome", "city ?")]),
         ('[("a [b]", "c (d)")]', [("a [b]", "c (d)")]),
+        ('The list [of tuples]: [("a", "b"), ("c", "d")]', [("a", "b"), ("c", "d")]),
+        ('[("a", "b")]\n[("c", "d")] [1]', [("a", "b"), ("c", "d")]),
+        (r"[('New\xa0York', 'a\u0301')]", [("New\xa0York", "a\u0301")]),
         ('[("a), (b", "c")]', [("a), (b", "c")]),
     ],
 )

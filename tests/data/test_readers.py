@@ -63,6 +63,11 @@ def test_the_files_of_the_project_are_read(tmp_path: Path) -> None:
         ('{"id": 1}', '2: a passage needs "text", a string; found None'),
         ('{"text": "a", "entities": [{"start": 0}]}', '2: an entity needs "start", "end"'),
         (
+            '{"text": "a", "entities": [{"start": 0, "end": 1, "type": "x"}]}',
+            '2: an entity needs "start", "end" and "label"',
+        ),
+        (r'{"text": "a \ud83d"}', "2: the text holds half of a surrogate pair"),
+        (
             '{"text": "a", "entities": [{"start": 0, "end": 2, "label": "x"}]}',
             "2: entity 0-2 is outside the text, which has 1 characters",
         ),
@@ -73,6 +78,31 @@ def test_errors_name_file_and_line(tmp_path: Path, line: str, message: str) -> N
     path.write_text('{"text": "fine"}\n' + line, encoding="utf8")
     with pytest.raises(ValueError, match=f"bad.jsonl:{message}"):
         list(read_passages(path))
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
+    for name, content in (("a.jsonl", '{"text": "Ada", "id": "7"}'), ("a.csv", "id,text\n7,Ada")):
+        path = tmp_path / name
+        path.write_text(content, encoding="utf-8-sig")
+        assert list(read_passages(path)) == [Passage("7", "Ada")]
+
+
+def test_long_fields_and_ids_that_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"text\n{'Ada ' * 50_000}\n", "utf8")
+    (passage,) = read_passages(tmp_path / "a.csv")
+    assert len(passage.text) == 200_000
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "id": null}\n{"text": "b"}', "utf8")
+    assert [p.id for p in read_passages(tmp_path / "a.jsonl")] == [
+        f"{tmp_path}/a.jsonl:{number}" for number in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_another_encoding_is_named(tmp_path: Path, name: str) -> None:
+    content = {"a.jsonl": '{"text": "Zoë"}', "a.csv": "text\nZoë"}[name]
+    (tmp_path / name).write_bytes(content.encode("latin1"))
+    with pytest.raises(ValueError, match=rf"{name}: not UTF-8 .*iconv"):
+        list(read_passages(tmp_path / name))
 
 
 def test_entities_may_be_labelled_by_another_key(tmp_path: Path) -> None:
@@ -96,6 +126,10 @@ def test_conversations_round_trip(tmp_path: Path) -> None:
     assert list(read_conversations(path)) == conversations
     assert "Zoë" in path.read_text("utf8")
     assert "dataset" not in conversation_to_dict(conversations[0])
+    question = '{"type": "x", "answers": "Ada"}'
+    path.write_text(f'{{"id": "1", "text": "a", "questions": [{question}]}}', encoding="utf8")
+    with pytest.raises(ValueError, match=r"a.jsonl:1: .* answers are a list of strings, .*'Ada'"):
+        list(read_conversations(path))
     path.write_text('{"id": "1", "text": "a", "questions": [{"type": "x"}]}', encoding="utf8")
     with pytest.raises(ValueError, match=r"a.jsonl:1: a conversation needs .*KeyError: 'answers'"):
         list(read_conversations(path))

@@ -68,6 +68,16 @@ def test_another_model_is_asked_anew(tmp_path: Path) -> None:
     assert model.seen == ["a", "a"]
 
 
+def test_half_a_surrogate_pair_does_not_stop_a_run(tmp_path: Path) -> None:
+    model = make_stored_model(
+        lambda prompts: [["a face \ud83d"] for _ in prompts],
+        path=str(tmp_path / "responses.sqlite"),
+        identity="m",
+    )
+    assert list(model([["a"]])) == [["a face ?"]] == list(model([["a"]]))
+    assert model.failed == 0
+
+
 @pytest.mark.parametrize("concurrency", [None, 1, 3])
 def test_a_failure_stays_alone_and_is_tried_again(tmp_path: Path, concurrency: int | None) -> None:
     path = tmp_path / "responses.sqlite"

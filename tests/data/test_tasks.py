@@ -84,6 +84,9 @@ def test_uniner_filters_types_that_say_nothing_and_other_scripts() -> None:
         Reject("Ada <> MISC.", "type that says nothing"),
         Reject("Москва <> city", "not English"),
     )
+    # The word for the type is English, the entity is not.
+    city = make_uniner_annotation_task().read("北京 and 5", '[("北京", "location"), ("5", "name")]')
+    assert city.rejects == (Reject("北京 <> location", "not English"),)
     lenient = make_uniner_annotation_task(english_only=False, empty_types=())
     answer = '[("Ada", "MISC"), ("Москва", "city")]'
     assert len(lenient.read("Ada, Москва", answer).mentions) == 2

@@ -127,7 +127,11 @@ def test_a_run_can_be_resumed_and_missing_samples_are_named(project, tmp_path, m
     gold = [line for line in lines if json.loads(line)["data"] == "gold"]
     log.write_text("".join(gold[:-1]), "utf8")
     arguments = ["configs/test/nuner.cfg", "corpus/few_shot", str(tmp_path / "out"), "--resume"]
-    arguments += [f"--encoder={name}=training/nuner-encoder" for name in SYSTEMS]
+    paths = {run["encoder"]: run["path"] for run in map(json.loads, lines)}
+    arguments += [f"--encoder={name}={paths[name]}" for name in SYSTEMS]
+    made_with = json.loads(lines[0])["made_with"]
+    arguments += ["--limit", str(made_with["limit"])]
+    arguments += [f"--{key}={value}" for key, value in made_with["overrides"].items()]
     command = [*arguments, "--test", "corpus/gold_test.spacy"]
     run(shlex.join(["python", "-m", "scripts.evaluate_fine_tuned", *command]))
     resumed = log.read_text("utf8").splitlines(keepends=True)

@@ -102,9 +102,7 @@ def read_results(path: Path) -> Iterator[tuple[Passage, Annotation, None]]:
     path (Path): The folder that `annotate_on_cluster` has written.
     YIELDS (tuple[Passage, Annotation, None]): As from `annotate`, but for the Docs.
     """
-    rows = dataset(path)
-    order = rows.to_table(columns=["position"])["position"].to_numpy().argsort()
-    for row in chain.from_iterable(rows.take(part).to_pylist() for part in minibatch(order, 1024)):
+    for row in chain.from_iterable(part.to_pylist() for part in _in_order(path)):
         text, entities = row["text"], row["entities"]
         mentions = tuple(Mention(e["start"], e["end"], e["label"]) for e in entities)
         annotation = Annotation(
@@ -118,6 +116,29 @@ def read_results(path: Path) -> Iterator[tuple[Passage, Annotation, None]]:
             },
         )
         yield Passage(row["id"], text, mentions), annotation, None
+
+
+def _in_order(path: Path) -> Iterator[pa.Table]:
+    """Tables of rows by position: files whose positions interlock are read together."""
+    places = []
+    for file in dataset(path).get_fragments():
+        positions = file.to_table(columns=["position"])["position"].to_numpy()
+        if len(positions):
+            places.append((positions.min(), positions.max(), file.path))
+    group: list[str] = []
+    reached = -1
+    for first, last, name in sorted(places):
+        if group and first > reached:
+            yield _read_sorted(group)
+            group = []
+        group.append(name)
+        reached = max(reached, last)
+    if group:
+        yield _read_sorted(group)
+
+
+def _read_sorted(names: list[str]) -> pa.Table:
+    return pa.concat_tables(pq.read_table(name) for name in names).sort_by("position")
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)

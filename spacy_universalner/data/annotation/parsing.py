@@ -19,6 +19,13 @@ _PAIR = re.compile(rf"[(\[]\s*{_STRING}\s*,\s*{_STRING}\s*,?\s*[)\]]", re.DOTALL
 # A pair whose strings hold unescaped quotes, such as ("the "Foo" band", "band"); not a triple.
 _LOOSE_STRING = r"""(["'])((?:(?!["']\s*,\s*["']).)+)["']"""
 _LOOSE_PAIR = re.compile(rf"[(\[]\s*{_LOOSE_STRING}\s*,\s*{_LOOSE_STRING}\s*,?\s*[)\]]", re.DOTALL)
+# A list of pairs, and not a remark such as "[of tuples]".
+_LIST = re.compile(r"\[(?=\s*[(\[]\s*[\"'])")
+_BRACKET = re.compile(r"\[")
+_ESCAPE = re.compile(
+    r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|.)", flags=re.DOTALL
+)
+_CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
 _PAIR_BORDER = re.compile(r"(?<=[)\]])\s*,\s*(?=[(\[])")
 
 
@@ -46,17 +53,24 @@ def parse_uniner(response: str) -> tuple[list[Extraction], list[Reject]]:
     """Read a list of tuples `[("entity 1", "type of entity 1"), ...]` (UniversalNER 3.1).
 
     response (str): The annotator's answer. Text and code fences around the list, single quotes,
-        lists for tuples, unescaped quotes and an unfinished end are tolerated.
+        lists for tuples, unescaped quotes, several lists and an unfinished end are tolerated.
     RETURNS (tuple[list[Extraction], list[Reject]]): What was read, in order, and what was not. An
         answer without any list is one reject.
     """
-    start = response.find("[")
-    if start == -1:
+    start = _LIST.search(response) or _BRACKET.search(response)
+    if start is None:
         return [], [Reject(response.strip(), UNPARSEABLE)]
-    body = response[start + 1 :]
+    body = response[start.end() :]
     extractions, rejects = [], []
     position = 0
-    while (opening := _next_opening(body, position)) is not None:
+    while True:
+        opening = _next_opening(body, position)
+        if opening is None:
+            another = _LIST.search(body, position)
+            if another is None:
+                break
+            position = another.end()
+            continue
         pair = _PAIR.match(body, opening)
         if pair is None:
             border = _PAIR_BORDER.search(body, opening)
@@ -75,6 +89,12 @@ def parse_uniner(response: str) -> tuple[list[Extraction], list[Reject]]:
     return extractions, rejects
 
 
+def _read_escape(match: re.Match[str]) -> str:
+    """The character that an escape of Python stands for; any other stands for itself."""
+    escape = match[1]
+    return chr(int(escape[1:], 16)) if len(escape) > 1 else _CONTROLS.get(escape, escape)
+
+
 def read_strings(response: str) -> list[str]:
     """Read the strings of a list as Python or JSON writes it, whatever stands around them."""
     return [_unquote(literal) for literal in re.findall(_STRING, response, re.DOTALL)]
@@ -88,7 +108,7 @@ def _next_opening(body: str, position: int) -> int | None:
 
 
 def _unquote(literal: str) -> str:
-    text = re.sub(r"\\(.)", r"\1", literal[1:-1], flags=re.DOTALL)
+    text = _ESCAPE.sub(_read_escape, literal[1:-1])
     if literal[0] == '"':
         # If it fails: an escape that JSON does not know, such as \'
         with suppress(json.JSONDecodeError):

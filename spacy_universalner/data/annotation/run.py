@@ -67,13 +67,14 @@ def load_annotator(
     config["components"]["llm"]["model"] = {
         "@llm_models": "spacy-universalner.Stored.v1",
         "path": str(store),
-        "identity": Config({"model": llm["model"]}).to_str(interpolate=False),
         "model": llm["model"],
     }
     written = config.to_str(interpolate=False)
-    return load_model_from_config(
-        Config().from_str(written, overrides=dict(overrides or {})), auto_fill=True
-    )
+    config = Config().from_str(written, interpolate=False, overrides=dict(overrides or {}))
+    # Another model or temperature, wherever it is named, has answers of its own.
+    stored = config["components"]["llm"]["model"]
+    stored.setdefault("identity", Config({"model": stored["model"]}).to_str(interpolate=False))
+    return load_model_from_config(config.interpolate(), auto_fill=True)
 
 
 def stored_model(nlp: Language) -> StoredModel:
@@ -156,9 +157,29 @@ def write_annotations(
         for id, reject in left_out:
             summary.drop(id, reject)
             write_reject(reject_to_dict(reject, id))
+    docs_path = output.with_name(f"{output.name}.spacy")
+    docs_path.unlink(missing_ok=True)  # an earlier run's, of other texts perhaps
     if len(docs):
-        docs.to_disk(output.with_name(f"{output.name}.spacy"))
+        partial = docs_path.with_name(f"{docs_path.name}.partial")
+        docs.to_disk(partial)
+        partial.replace(docs_path)
     return summary
+
+
+def check_paths(texts: Path, outputs: Iterable[Path]) -> None:
+    """Refuse to write where the texts are read from.
+
+    texts (Path): The input, a file or a folder.
+    outputs (Iterable[Path]): What will be written.
+    RAISES (ValueError): One of them is the input, holds it or lies in it.
+    """
+    source = texts.resolve()
+    for output in outputs:
+        target = output.resolve()
+        if target == source or target in source.parents or source in target.parents:
+            raise ValueError(
+                f"{output} would be written over the texts in {texts}. Name another OUTPUT."
+            )
 
 
 def annotated_to_dict(passage: Passage, annotation: Annotation) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Callable, Iterable  # noqa: UP035 (spacy-llm compares these very types)
 
 from ...ty import Answer, AnsweringModel, ModelWithIdentity
@@ -122,7 +123,10 @@ class StoredModel:
 
     def _keep(self, prompt: str, answer: Answer) -> Answer:
         if answer.error is None:
-            self.store.put(self.key(prompt), answer.text)
+            # Half of a surrogate pair, which a server may write as an escape, cannot be stored.
+            text = answer.text.encode("utf8", "replace").decode("utf8")
+            answer = answer if text == answer.text else replace(answer, text=text)
+            self.store.put(self.key(prompt), text)
         else:
             self.store.fail(self.key(prompt), answer.error)
         return answer

@@ -146,7 +146,9 @@ class AnnotationTask:
             found, lambda e: says_nothing(e.label, self.empty_types), "type that says nothing"
         )
         found, foreign = reject_if(
-            found, lambda e: self.english_only and not is_english(e.text + e.label), "not English"
+            found,
+            lambda e: self.english_only and not (is_english(e.text) and is_english(e.label)),
+            "not English",
         )
         mentions, lost = locate(text, found)
         return Annotation(

@@ -12,7 +12,7 @@ from spacy.tokenizer import Tokenizer
 
 from ...ty import Passage, Reject
 from ..duplicates import DuplicateFilter
-from ..readers import passage_from_dict, read_rows
+from ..readers import open_text, passage_from_dict, read_rows
 
 
 def read_texts(path: Path) -> Iterator[Passage]:
@@ -24,7 +24,7 @@ def read_texts(path: Path) -> Iterator[Passage]:
     RAISES (ValueError): Another suffix, or a row without a text, with its place.
     """
     if path.suffix == ".txt":
-        with path.open(encoding="utf8") as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield Passage(f"{path.stem}-{number}", line.strip())

@@ -11,7 +11,7 @@ from typing import Literal
 from spacy.language import Language
 
 from ...ty import Mention, Passage, Reject
-from ..readers import passage_to_doc, write_whole
+from ..readers import open_text, passage_to_doc, write_whole
 
 TagColumn = Literal["first", "last"]
 
@@ -33,13 +33,14 @@ def read_conll(path: Path, *, tags: TagColumn | None = None) -> Iterator[Passage
     number = 0
     for place, fields in chain(_lines(path), [("", [])]):
         if fields:
-            tag = fields[_index(tags)]
-            if len(fields) < 2 or not _TAG.fullmatch(tag):
+            tag = fields[_index(tags)].strip()
+            token = fields[1 if tags == "first" else 0].strip() if len(fields) > 1 else ""
+            if not token or not _TAG.fullmatch(tag):
                 raise ValueError(
                     f"{place}: expected a token and, as the {tags} column, a tag such as O or "
                     f"B-person; found {' '.join(fields)!r}"
                 )
-            sentence.append((fields[1 if tags == "first" else 0], tag))
+            sentence.append((token, tag))
         elif sentence:
             number += 1
             yield _to_passage(f"{path.stem}-{number}", sentence)
@@ -57,7 +58,7 @@ def find_tag_column(path: Path) -> TagColumn:
     columns: tuple[TagColumn, ...] = ("last", "first")
     for place, fields in _lines(path):
         for column in columns:
-            if fields and not _TAG.fullmatch(fields[_index(column)]):
+            if fields and not _TAG.fullmatch(fields[_index(column)].strip()):
                 failures.setdefault(column, f"{place}: {' '.join(fields)!r}")
         if len(failures) == len(columns):
             raise ValueError(
@@ -99,7 +100,7 @@ def _index(column: TagColumn) -> int:
 
 def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     """The place and columns of each line; no columns where a sentence ends."""
-    with path.open(encoding="utf8") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             line = line.rstrip("\r\n")
             fields = line.split("\t") if "\t" in line else line.split()

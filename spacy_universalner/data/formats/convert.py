@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from spacy.language import Language
-from spacy.tokens import DocBin
+from spacy.tokens import Doc, DocBin
 
 from ...alignment import locate
 from ...ty import Conversation, Extraction, Passage, Question, Reject
@@ -81,6 +82,8 @@ class Converter:
         takes a label's entities out. The others stay as they are.
     count (int): Texts so far.
     rejects (list[tuple[str, Reject]]): Entities lost so far, each with its text's id.
+    unread (Counter[str]): Keys of `doc.spans` with spans in Docs without an entity where they were
+        looked for, and how many Docs.
     """
 
     nlp: Language
@@ -90,6 +93,7 @@ class Converter:
     labels: Mapping[str, str | None] = field(default_factory=dict)
     count: int = 0
     rejects: list[tuple[str, Reject]] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, source: Path, source_format: Format, target: Path, to: Format) -> None:
         """Convert a file. Conversations keep their negatives if they stay conversations.
@@ -114,8 +118,7 @@ class Converter:
             case "spacy":
                 docs = DocBin().from_disk(path).get_docs(self.nlp.vocab)
                 passages = (
-                    doc_to_passage(doc, f"{path.stem}-{i}", spans_key=self.spans_key)
-                    for i, doc in enumerate(docs, start=1)
+                    self._read_doc(doc, f"{path.stem}-{i}") for i, doc in enumerate(docs, start=1)
                 )
             case "conll":
                 passages = read_conll(path, tags=self.tags)
@@ -143,6 +146,12 @@ class Converter:
             case _:
                 conversations = (passage_to_conversation(each, self.dataset) for each in passages)
                 _write_conversations(path, format, conversations)
+
+    def _read_doc(self, doc: Doc, default_id: str) -> Passage:
+        passage = doc_to_passage(doc, default_id, spans_key=self.spans_key)
+        if not passage.mentions:
+            self.unread.update(key for key, group in doc.spans.items() if len(group))
+        return passage
 
     def _count(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:

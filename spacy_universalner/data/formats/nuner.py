@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ...alignment import locate
 from ...ty import Passage, Reject
 from ..annotation.parsing import parse_nuner, read_strings
 from ..conversations import answers_by_type
-from ..readers import read_rows, write_json_lines
+from ..readers import read_rows, write_json_lines, write_whole
 
 
 def read_nuner(path: Path) -> Iterator[tuple[Passage, list[Reject]]]:
@@ -34,16 +35,30 @@ def read_nuner(path: Path) -> Iterator[tuple[Passage, list[Reject]]]:
 
 
 def write_nuner(path: Path, passages: Iterable[Passage]) -> None:
-    """Write sentences as JSON lines with "input" and "output".
+    """Write sentences with "input" and "output".
 
-    path (Path): The file.
+    path (Path): The file: `.csv`, with lists as Python prints them, or else JSON lines.
     passages (Iterable[Passage]): The sentences; streamed.
+    RAISES (ValueError): The file is `.parquet`, which is read only.
     """
-    with write_json_lines(path) as write:
-        for passage in passages:
-            lines = [
-                f"{entity} <> {concept}"
-                for concept, entities in answers_by_type(passage).items()
-                for entity in entities
-            ]
-            write({"input": passage.text, "output": lines})
+    rows = ({"input": passage.text, "output": _lines(passage)} for passage in passages)
+    match path.suffix:
+        case ".parquet":
+            raise ValueError(f"Cannot write {path}: NuNER's data is written as .csv or .jsonl")
+        case ".csv":
+            with write_whole(path) as file:
+                table = csv.DictWriter(file, ("input", "output"), lineterminator="\n")
+                table.writeheader()
+                table.writerows(rows)
+        case _:
+            with write_json_lines(path) as write:
+                for row in rows:
+                    write(row)
+
+
+def _lines(passage: Passage) -> list[str]:
+    return [
+        f"{entity} <> {concept}"
+        for concept, entities in answers_by_type(passage).items()
+        for entity in entities
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...ty import Conversation, Question
 from ...universal_ner.prompt import ACKNOWLEDGEMENT, format_answer
-from ..readers import write_whole
+from ..readers import open_text, read_answers, write_whole
 
 _OPENING = re.compile(r"(?:Dataset: (?P<dataset>.*?)\n )?Text: (?P<text>.*)", re.DOTALL)
 _QUESTION = re.compile(r"What describes (?P<type>.*) in the text\?", re.DOTALL)
@@ -49,7 +49,8 @@ def write_pile_ner(path: Path, conversations: Iterable[Conversation]) -> None:
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """The objects of a JSON list or of JSON lines, each with its place."""
-    content = path.read_text(encoding="utf8")
+    with open_text(path) as file:
+        content = file.read()
     decoder = json.JSONDecoder()
     between = re.compile(r"[\s,\[\]]*")
     position, line = 0, 1
@@ -72,7 +73,7 @@ def _to_conversation(row: Any, place: str) -> Conversation:
         turns = [turn["value"] for turn in row["conversations"]]
         opening = _OPENING.fullmatch(turns[0])
         types = [_QUESTION.fullmatch(turn) for turn in turns[2::2]]
-        answers = [tuple(map(str, json.loads(turn))) for turn in turns[3::2]]
+        answers = [read_answers(json.loads(turn)) for turn in turns[3::2]]
         if opening is None or None in types or len(types) != len(answers):
             raise ValueError("expected the text, then questions with their answers")
         questions = (
