@@ -14,8 +14,8 @@ from wasabi import msg
 
 from spacy_universalner.data.annotation.costs import Price, read_price
 from spacy_universalner.data.annotation.run import (
-    check_paths,
     annotate,
+    check_paths,
     load_annotator,
     plan,
     stored_model,

@@ -63,7 +63,9 @@ def main(
     if convert.rejects[SHOWN:]:
         msg.warn(f"and {len(convert.rejects) - SHOWN:,} more")
     for key, number in sorted(convert.unread.items()):
-        msg.warn(f"{number:,} texts have spans under '{key}', which were not read: --spans-key {key}")
+        msg.warn(
+            f"{number:,} texts have spans under '{key}', which were not read: --spans-key {key}"
+        )
     msg.good(f"{convert.count:,} texts, {len(convert.rejects):,} entities left out")
 
 

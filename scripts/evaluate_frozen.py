@@ -18,7 +18,7 @@ from scripts.sample_few_shot import read_sizes
 from scripts.train_few_shot import parse_encoder
 from spacy_universalner.data.formats.conll import read_conll
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, FEW_SHOT, PUBLISHED_FEW_SHOT
-from spacy_universalner.evaluation.fewshot import SIZES, TokenSet, run_frozen, summarize_runs
+from spacy_universalner.evaluation.fewshot import TokenSet, run_frozen, summarize_runs
 from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.evaluation.sampling import sample_mentions
 from spacy_universalner.nuner.encoder import build_nuner_encoder_v1
@@ -50,7 +50,7 @@ def main(
     benchmark: Annotated[list[str], typer.Option(help="Which data sets")] = list(FEW_SHOT),  # noqa: B006
     k: Annotated[
         list[str], typer.Option(help="Mentions of each type, k to 2k; several with commas")
-    ] = [",".join(map(str, SIZES))],  # noqa: B006
+    ] = ["1,2,4,8,16,32,64"],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Training sets for each k")] = 10,
     layer: Annotated[list[int], typer.Option(help="Hidden states to concatenate")] = [-1],  # noqa: B006
     limit: Annotated[int | None, typer.Option(min=1, help="Test sentences at most")] = None,

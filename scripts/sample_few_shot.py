@@ -73,8 +73,8 @@ def read_sizes(given: Iterable[str]) -> list[int]:
     sizes = [size for each in given for size in each.split(",")]
     if not all(size.strip().isdecimal() and int(size) for size in sizes):
         raise typer.BadParameter(
-            f"--k {','.join(sizes)}: expected whole numbers of at least 1 with commas between them, "
-            "such as 1,4,16."
+            f"--k {','.join(sizes)}: expected whole numbers of at least 1, with commas between "
+            "several, such as 1,4,16."
         )
     return [int(size) for size in sizes]
 

@@ -28,10 +28,10 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
         f"{machine['torch']}. "
         "Random weights, greedy decoding, 16 tokens an answer; seconds per document. "
         "`loop` is the released way, one `generate` per type; `batch` one `generate` per document "
-        "over its types. `universal_ner` has 32 documents at hand and batches over them, the other "
-        "ways take one a call. *Rate* is the least possible number of tokens (each of the text, the "
-        "questions and the answers once) per second, as a share of those of a plain forward pass "
-        "over one text. *Same* counts the answers equal to the loop's.",
+        "over its types. `universal_ner` has 32 documents at hand and batches over them, the "
+        "other ways take one a call. *Rate* is the least possible number of tokens (each of the "
+        "text, the questions and the answers once) per second, as a share of those of a plain "
+        "forward pass over one text. *Same* counts the answers equal to the loop's.",
     ]
     for name, measured in results.items():
         if name in ("machine", "documents"):

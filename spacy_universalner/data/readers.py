@@ -18,7 +18,6 @@ from spacy.util import filter_spans
 from ..alignment import to_spans
 from ..ty import Conversation, Mention, Passage, Question, Reject
 
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

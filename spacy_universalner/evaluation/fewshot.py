@@ -19,10 +19,6 @@ from numpy.typing import NDArray
 
 from spacy_universalner.evaluation.metrics import Counts, macro_f1, total
 
-# The paper's training sizes.
-SIZES = (1, 2, 4, 8, 16, 32, 64)
-
-
 @dataclass(frozen=True)
 class TokenSet:
     """Sentences as vectors and types of their tokens.

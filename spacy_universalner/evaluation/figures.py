@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-import zlib
 import statistics
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

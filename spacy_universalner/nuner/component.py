@@ -246,8 +246,7 @@ class NuNER(TrainablePipe):
             entities = (
                 span
                 for span, confidence in zip(spans, confidences, strict=True)
-                if confidence >= self.threshold
-                and covered.isdisjoint(range(span.start, span.end))
+                if confidence >= self.threshold and covered.isdisjoint(range(span.start, span.end))
             )
             doc.set_ents([*earlier, *entities], blocked=[*blocked])
 

@@ -19,7 +19,8 @@ from spacy_llm.registry import registry
 from scripts import evaluate_paraphrases, evaluate_records, evaluate_universal_ner
 from spacy_universalner.evaluation.metrics import RELEASED_EPSILON, count_strings, total
 from spacy_universalner.universal_ner.parser import parse_strict
-from tests.universal_ner.gazetteer import QUESTION, AnyAnswers as Answers
+from tests.universal_ner.gazetteer import QUESTION
+from tests.universal_ner.gazetteer import AnyAnswers as Answers
 
 
 def read(answer: str) -> list[str]:

@@ -86,8 +86,10 @@ def test_a_merged_adapter_needs_no_package_any_more(model, tmp_path, monkeypatch
     nlp = spacy.load(tmp_path / "pipeline", config=config)
     assert [len(each) for each in answers(nlp)] == [1, 0, 1]
     named = make_nlp(model)
-    named.get_pipe("universal_ner").model.source = weights.Source(str(model), adapter="gone/adapter")
-    with pytest.raises(ImportError, match="gone/adapter.*pip install peft"):
+    named.get_pipe("universal_ner").model.source = weights.Source(
+        str(model), adapter="gone/adapter"
+    )
+    with pytest.raises(ImportError, match=r"gone/adapter.*pip install peft"):
         named("Some text.")
 
 

@@ -22,9 +22,7 @@ _LOOSE_PAIR = re.compile(rf"[(\[]\s*{_LOOSE_STRING}\s*,\s*{_LOOSE_STRING}\s*,?\s
 # A list of pairs, and not a remark such as "[of tuples]".
 _LIST = re.compile(r"\[(?=\s*[(\[]\s*[\"'])")
 _BRACKET = re.compile(r"\[")
-_ESCAPE = re.compile(
-    r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|.)", flags=re.DOTALL
-)
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|.)", flags=re.DOTALL)
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
 _PAIR_BORDER = re.compile(r"(?<=[)\]])\s*,\s*(?=[(\[])")
 

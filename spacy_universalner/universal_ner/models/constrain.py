@@ -151,8 +151,8 @@ class Source:
                 framing = self._framing.get((state.number, state.written), ())
                 found.update(id for id in framing if self.follow(state, id) is not None)
                 # Words are the frame's own; other tokens may lead from it into the list.
-                after = self._frames[state.number][state.written]
-                firsts = () if self._vocabulary.by_word else {SPACE, after}
+                leading = {SPACE, self._frames[state.number][state.written]}
+                firsts = () if self._vocabulary.by_word else leading
             elif state.phase == INSIDE:
                 # Only a quote leads out; what the text has of other marks is found above.
                 after = (self._data[place : place + 1] for place in state.places)
