@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from spacy_universalner.evaluation.metrics import Counts, macro_f1, total
 
+
 @dataclass(frozen=True)
 class TokenSet:
     """Sentences as vectors and types of their tokens.
