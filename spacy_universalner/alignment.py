@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal
 
+from spacy.attrs import ENT_IOB, ENT_TYPE
 from spacy.tokens import Doc, Span
 
 from spacy_universalner.scores import get_score, set_score
@@ -167,6 +168,18 @@ def resolve(
             occupied.update(range(span.start, span.end))
             chosen.append(span)
     return sorted(chosen, key=lambda span: span.start)
+
+
+def blocked_tokens(doc: Doc) -> list[Span]:
+    """Find the tokens that `Doc.set_ents` was told to keep free of entities.
+
+    doc (Doc): The document.
+    RETURNS (list[Span]): Each of them as a span.
+    """
+    tags = doc.to_array([ENT_IOB, ENT_TYPE])
+    return [
+        doc[i : i + 1] for i, (iob, type_) in enumerate(tags.tolist()) if iob == 3 and not type_
+    ]
 
 
 def _exact(text: str, string: str) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, cast
 
 import numpy as np
-from spacy.attrs import ENT_IOB, ENT_TYPE, IS_SPACE
+from spacy.attrs import IS_SPACE
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
 from spacy.tokens import Doc, Span, SpanGroup
@@ -18,6 +18,7 @@ from thinc.api import Config, Model, Optimizer, to_numpy
 from thinc.types import Floats2d
 
 from spacy_universalner import scores as span_scores
+from spacy_universalner.alignment import blocked_tokens
 from spacy_universalner.forks import make_forks_safe
 from spacy_universalner.nuner import viterbi
 
@@ -241,7 +242,7 @@ class NuNER(TrainablePipe):
                 spans=spans,
             )
             earlier = () if self.overwrite_ents else doc.ents
-            blocked = () if self.overwrite_ents else _blocked(doc)
+            blocked = () if self.overwrite_ents else blocked_tokens(doc)
             covered = {i for ent in (*earlier, *blocked) for i in range(ent.start, ent.end)}
             entities = (
                 span
@@ -423,12 +424,6 @@ def _at_words(doc: Doc, log_probs: viterbi.Floats) -> tuple[viterbi.Ints, viterb
                 log_probs[i, viterbi.OUTSIDE] = 0.0
     words = np.flatnonzero(~space)
     return words, log_probs[words]
-
-
-def _blocked(doc: Doc) -> list[Span]:
-    """The tokens that `Doc.set_ents` was told to keep free of entities."""
-    tags = doc.to_array([ENT_IOB, ENT_TYPE])
-    return [doc[int(i) : int(i) + 1] for i in np.flatnonzero((tags[:, 0] == 3) & (tags[:, 1] == 0))]
 
 
 def _confidences(

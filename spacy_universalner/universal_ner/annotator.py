@@ -14,6 +14,7 @@ from spacy_universalner.alignment import (
     AlignmentMode,
     Conflict,
     Occurrences,
+    blocked_tokens,
     find_occurrences,
     resolve,
     to_spans,
@@ -139,13 +140,15 @@ class Annotator:
 
     def _set_ents(self, doc: Doc, spans: Sequence[Span], labels: Iterable[str]) -> None:
         earlier = list(doc.ents)
+        blocked: list[Span] = []
         if self.overwrite_ents:
             chosen = resolve(spans, self.conflict, list(labels))
             taken = {i for span in chosen for i in range(span.start, span.end)}
             earlier = [ent for ent in earlier if taken.isdisjoint(range(ent.start, ent.end))]
         else:
-            chosen = resolve(spans, self.conflict, list(labels), taken=earlier)
-        doc.set_ents([*earlier, *chosen])
+            blocked = blocked_tokens(doc)
+            chosen = resolve(spans, self.conflict, list(labels), taken=[*earlier, *blocked])
+        doc.set_ents([*earlier, *chosen], blocked=blocked)
 
 
 def merge(

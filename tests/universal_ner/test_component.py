@@ -233,6 +233,16 @@ def test_earlier_entities_are_kept_or_replaced():
         assert len(doc.spans["universal_ner"]) == 13
 
 
+def test_blocked_tokens_stay_free():
+    nlp = make_nlp()
+    doc = nlp.make_doc("Bo in Genoa")
+    doc.set_ents([], blocked=[doc[0:1]])
+    doc = pipe_of(nlp)(doc)
+    assert ents(doc) == [("Genoa", "location")]
+    assert (doc[0].ent_iob_, doc[0].ent_type_) == ("B", "")
+    assert [span.text for span in doc.spans["universal_ner"]] == ["Bo", "Genoa"]
+
+
 def test_thresholds():
     nlp = make_nlp(threshold=0.78, label_thresholds={"location": 0.9, "organization": 0.0})
     doc = nlp(TEXT)
