@@ -105,7 +105,7 @@ def test_encoders_are_compared_on_the_same_training_sets(tmp_path: Path, tiny_be
         tmp_path / "out",
         encoder=[f"one={tiny_bert}", f"two={tiny_bert}"],
         benchmark=["mit_movie"],
-        k=[1, 2],
+        k=["1,2"],
         seeds=2,
     )
     report = json.loads((tmp_path / "out/few_shot.json").read_text("utf8"))

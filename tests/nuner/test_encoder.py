@@ -178,7 +178,7 @@ def test_frozen_weights_stay_as_they_are(tiny_bert, docs, freeze, trained):
     before = parameters(encoder)
     vectors, backprop = encoder.begin_update(docs)
     backprop(make_gradients(vectors))
-    encoder.finish_update(Adam(0.01))
+    encoder.finish_update(Adam(0.01, use_averages=False))
     changed = {name for name, p in parameters(encoder).items() if not torch.equal(p, before[name])}
     parts = {part for part in ("embeddings", "layer.0", "layer.1") for n in changed if part in n}
     assert parts == trained
@@ -189,7 +189,7 @@ def test_updates_are_those_of_adamw(tiny_bert, docs):
     encoder = make_encoder(tiny_bert)
     reference = AutoModel.from_pretrained(tiny_bert, add_pooling_layer=False)
     torch_adamw = torch.optim.AdamW(reference.parameters(), lr=0.0, eps=1e-6, weight_decay=0.1)
-    optimizer = Adam([0.01, 0.002], L2=0.1, eps=1e-6, grad_clip=1.0)
+    optimizer = Adam([0.01, 0.002], L2=0.1, eps=1e-6, grad_clip=1.0, use_averages=False)
     names = dict(reference.named_parameters())
     for rate in (0.01, 0.002):
         vectors, backprop = encoder.begin_update(docs)
@@ -242,7 +242,7 @@ def test_predictions_follow_an_update(tiny_bert, docs, precision):
     backprop(make_gradients(vectors))
     # As `spacy train` does it for what stands in `annotating_components`.
     np.testing.assert_array_equal(encoder.predict(docs)[0], before[0])
-    encoder.finish_update(Adam(0.01))
+    encoder.finish_update(Adam(0.01, use_averages=False))
     assert not np.allclose(encoder.predict(docs)[0], before[0], atol=1e-3)
 
 
@@ -289,7 +289,7 @@ def test_a_copy_is_independent(tiny_bert, docs):
     before = parameters(copy)
     vectors, backprop = encoder.begin_update(docs)
     backprop(make_gradients(vectors))
-    encoder.finish_update(Adam(0.01))
+    encoder.finish_update(Adam(0.01, use_averages=False))
     assert all(torch.equal(p, before[name]) for name, p in parameters(copy).items())
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-OTHER_QUOTES = ("'", "`", "\u2018", "\u201c")
+OTHER_QUOTES = "'`\u2018\u201c"
 
 
 def find_close(text: str) -> int | None:
-    """Find the end of the JSON list or object that a text starts with.
+    """Find the end of the first JSON list or object in a text.
 
     text (str): An answer, or the beginning of one.
-    RETURNS (int | None): The offset after the bracket that closes it; brackets inside of strings do
-        not count. None while it is open, and for all that is left to the tolerant parser: words
-        before it, or strings in other than double quotes.
+    RETURNS (int | None): The offset after the bracket that closes it; brackets inside of strings and
+        of remarks such as "[1]" do not count. None while it is open, and for strings in other than
+        double quotes, which are left to the tolerant parser.
     """
-    start = text.lstrip()
-    if not start.startswith(("[", "{")) or start.lstrip("[{( \n").startswith(OTHER_QUOTES):
-        return None
-    depth, quoted, escaped = 0, False, False
+    depth, start, quoted, escaped = 0, 0, False, False
     for i, character in enumerate(text):
         if quoted:
             if escaped:
@@ -26,11 +23,19 @@ def find_close(text: str) -> int | None:
             elif character == '"':
                 quoted = False
         elif character in "[{":
+            start = start if depth else i
             depth += 1
         elif character == '"':
             quoted = depth > 0
+        elif character in OTHER_QUOTES and depth and not text[start:i].strip("[{( \n"):
+            return None
         elif character in "]}" and depth:
             depth -= 1
-            if not depth:
+            if not depth and not _is_remark(text[start + 1 : i]):
                 return i + 1
     return None
+
+
+def _is_remark(content: str) -> bool:
+    """Whether brackets hold something, but neither a string nor a list."""
+    return bool(content.strip()) and set(content).isdisjoint('[]{}"' + OTHER_QUOTES)

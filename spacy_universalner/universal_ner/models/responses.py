@@ -19,7 +19,7 @@ def read_response(response: str, *, cut: bool) -> Answer:
     """Read the answer out of a response to `/completions` or `/chat/completions`.
 
     response (str): The response's JSON.
-    cut (bool): Whether an answer that starts with a JSON list or object ends where that closes.
+    cut (bool): Whether an answer ends where its JSON list or object closes.
     RETURNS (Answer): The answer, with its tokens where the server tells them. A model that wrote
         no text, such as one that refused, gives one with an error.
     RAISES (ResponseError): It is not JSON, or not of the API's form.

@@ -104,7 +104,7 @@ def test_a_list_that_closes_ends_the_answer(tiny_gpt2: Path) -> None:
     ],
 )
 def test_what_the_tolerant_parser_reads_is_not_cut(answer: str) -> None:
-    assert not any(find_close(answer[:end]) for end in range(len(answer) + 1))
+    assert not any(find_close(answer[:end]) for end in range(len(answer)))
 
 
 def test_plain_strings_are_read_as_the_tokenizer_reads_them(tiny_gpt2: Path) -> None:
