@@ -9,9 +9,9 @@ def find_close(text: str) -> int | None:
     """Find the end of the first JSON list or object in a text.
 
     text (str): An answer, or the beginning of one.
-    RETURNS (int | None): The offset after the bracket that closes it; brackets inside of strings and
-        of remarks such as "[1]" do not count. None while it is open, and for strings in other than
-        double quotes, which are left to the tolerant parser.
+    RETURNS (int | None): The offset after the bracket that closes it; brackets inside of strings
+        and of remarks such as "[1]" do not count. None while it is open, and for strings in other
+        than double quotes, which are left to the tolerant parser.
     """
     depth, start, quoted, escaped = 0, 0, False, False
     for i, character in enumerate(text):
