@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from weasel.util import load_project_config
 
 from tests import tiny
 
@@ -19,6 +20,12 @@ settings.load_profile("spacy-universalner")
 def one_thread() -> None:
     """Tiny tensors are slower on several threads, and results must not depend on their number."""
     torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Weasel makes a project's folders when it reads it; the workers would all try at once.
+    if not hasattr(config, "workerinput"):
+        load_project_config(Path(__file__).parent.parent)
 
 
 @pytest.fixture(scope="session")
