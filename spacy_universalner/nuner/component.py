@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any, cast
 
 import numpy as np
-from spacy.attrs import IS_SPACE
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
 from spacy.tokens import Doc, Span, SpanGroup
@@ -21,6 +20,8 @@ from spacy_universalner import scores as span_scores
 from spacy_universalner.alignment import blocked_tokens
 from spacy_universalner.forks import make_forks_safe
 from spacy_universalner.nuner import viterbi
+from spacy_universalner.nuner.entities import find_entities
+from spacy_universalner.nuner.loss import MISSING, cross_entropy, gold_classes, weigh_classes
 
 DEFAULT_CONFIG_STR = """
 [nuner]
@@ -52,9 +53,6 @@ precision = "float32"
 
 # Words whose vectors are held at a time: what a stream of long documents may take of memory.
 PREDICT_WORDS = 50_000
-MISSING = -1
-# The log-probability of what cannot be.
-NEVER = -1e9
 
 
 @Language.factory(
@@ -213,9 +211,6 @@ class NuNER(TrainablePipe):
     def set_annotations(self, docs: Iterable[Doc], scores: list[viterbi.Floats]) -> None:
         """Set `doc.spans` and `doc.ents`.
 
-        White space is no word: an entity may go on behind a line break or a double space, but not
-        behind a blank line, and neither starts nor ends with any.
-
         An entity's score is the geometric mean of the probabilities of its tokens' classes, so
         that one threshold serves short entities and long ones.
 
@@ -223,16 +218,9 @@ class NuNER(TrainablePipe):
         scores (list[Floats]): What `predict` gave for them.
         """
         labels = [self.vocab.strings.add(label) for label in self.labels]
-        docs = list(docs)
-        at_words = [_at_words(doc, each) for doc, each in zip(docs, scores, strict=True)]
-        paths = viterbi.decode([log_probs for _, log_probs in at_words], self.scheme)
-        for doc, (words, log_probs), path in zip(docs, at_words, paths, strict=True):
-            found = list(viterbi.entities(path, self.scheme))
-            spans = [
-                Span(doc, words[start], words[end - 1] + 1, label=labels[label])
-                for start, end, label in found
-            ]
-            confidences = _confidences(log_probs, path, found)
+        for doc, found in find_entities(docs, scores, self.scheme):
+            spans = [Span(doc, start, end, label=labels[label]) for start, end, label, _ in found]
+            confidences = [confidence for *_, confidence in found]
             for span, confidence in zip(spans, confidences, strict=True):
                 span_scores.set_score(span, confidence)
             doc.spans[self.spans_key] = SpanGroup(
@@ -311,7 +299,7 @@ class NuNER(TrainablePipe):
         targets = ops.alloc2f(len(teacher), self._n_classes)
         targets[:, : teacher.shape[1]] = teacher
         weights = np.ones(len(teacher), dtype="float32")
-        loss, d_scores = self._cross_entropy(scores, targets, weights)
+        loss, d_scores = cross_entropy(ops, scores, targets, weights)
         backprop(d_scores)
         if sgd:
             self.finish_update(sgd)
@@ -331,15 +319,18 @@ class NuNER(TrainablePipe):
         RETURNS (tuple[float, list[Floats2d]]): The loss and its gradient.
         """
         validate_examples(examples, "NuNER.get_loss")
-        classes = np.concatenate([self._gold_classes(eg) for eg in examples])
+        found = [gold_classes(eg, self.labels, self.scheme) for eg in examples]
+        for label in sorted({label for _, unknown in found for label in unknown}):
+            self._warn_of(label)
+        classes = np.concatenate([each for each, _ in found])
         known = classes != MISSING
         targets = np.zeros((len(classes), self._n_classes), dtype="float32")
         targets[known] = self.label_smoothing / self._n_classes
         targets[known, classes[known]] += 1.0 - self.label_smoothing
-        weights = np.where(known, self._class_weights()[classes], np.float32(0.0))
-        return self._cross_entropy(
-            scores, self.model.ops.asarray2f(cast(Floats2d, targets)), weights
-        )
+        weights = weigh_classes(self.class_weights, self.labels, self.scheme)[classes]
+        weights = np.where(known, weights, np.float32(0.0))
+        ops = self.model.ops
+        return cross_entropy(ops, scores, ops.asarray2f(cast(Floats2d, targets)), weights)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """Score predictions with the configured scorer, the span group included.
@@ -352,25 +343,6 @@ class NuNER(TrainablePipe):
             return {}
         return self.scorer(examples, **{"spans_key": self.spans_key, **kwargs})
 
-    def _gold_classes(self, example: Example) -> viterbi.Ints:
-        """The class of each token, MISSING where it is not annotated and at white space."""
-        index = {label: i for i, label in enumerate(self.labels)}
-        classes = []
-        for token, tag in zip(example.predicted, example.get_aligned_ner(), strict=True):
-            if tag == "O" and not token.is_space:
-                classes.append(viterbi.OUTSIDE)
-                continue
-            move, _, label = (tag or "-").partition("-")
-            if label and label not in index:
-                self._warn_of(label)
-            if label not in index or token.is_space:
-                classes.append(MISSING)
-            elif move in "BU":
-                classes.append(viterbi.begin_class(index[label], self.scheme))
-            else:
-                classes.append(viterbi.inside_class(index[label], self.scheme))
-        return np.asarray(classes, dtype=np.int64)
-
     def _warn_of(self, label: str) -> None:
         if label not in self._unknown:
             self._unknown.add(label)
@@ -380,62 +352,6 @@ class NuNER(TrainablePipe):
                 f'call `add_label("{label}")`, or name it in the labels of [initialize].',
                 stacklevel=2,
             )
-
-    def _class_weights(self) -> viterbi.Floats:
-        """The weight of each class in the loss."""
-        unknown = self.class_weights.keys() - {"O", *self.labels}
-        if unknown:
-            raise ValueError(
-                f"class_weights names {sorted(unknown)}, expected 'O' or one of the labels: "
-                f"{', '.join(self.labels)}."
-            )
-        weights = np.ones(self._n_classes, dtype="float32")
-        weights[viterbi.OUTSIDE] = self.class_weights.get("O", 1.0)
-        for i, label in enumerate(self.labels):
-            weights[viterbi.begin_class(i, self.scheme)] = self.class_weights.get(label, 1.0)
-            weights[viterbi.inside_class(i, self.scheme)] = self.class_weights.get(label, 1.0)
-        return weights
-
-    def _cross_entropy(
-        self, scores: list[Floats2d], targets: Floats2d, weights: viterbi.Floats
-    ) -> tuple[float, list[Floats2d]]:
-        """Cross-entropy of logits and target probabilities, as a weighted sum over tokens."""
-        ops = self.model.ops
-        probs = ops.softmax(ops.flatten(scores))
-        factors = ops.asarray2f(weights.reshape(-1, 1))  # type: ignore[arg-type]
-        loss = float(-(targets * ops.xp.log(probs + 1e-12) * factors).sum())
-        gradient = (probs - targets) * factors
-        return loss, ops.unflatten(gradient, ops.asarray1i([len(s) for s in scores]))
-
-
-def _at_words(doc: Doc, log_probs: viterbi.Floats) -> tuple[viterbi.Ints, viterbi.Floats]:
-    """Leave out white space, of which the encoder has read nothing.
-
-    RETURNS (tuple[Ints, Floats]): The indices of the other tokens, and their log-probabilities. A
-        blank line stays, outside of any entity, to part what stands before it from what follows.
-    """
-    space = doc.to_array([IS_SPACE]).astype(bool).reshape(-1)
-    if space.any():
-        log_probs = log_probs.copy()
-        for i in np.flatnonzero(space):
-            if doc[int(i)].text.count("\n") > 1:
-                space[i] = False
-                log_probs[i] = NEVER
-                log_probs[i, viterbi.OUTSIDE] = 0.0
-    words = np.flatnonzero(~space)
-    return words, log_probs[words]
-
-
-def _confidences(
-    log_probs: viterbi.Floats, path: viterbi.Ints, entities: Sequence[tuple[int, int, int]]
-) -> list[float]:
-    """The geometric mean of the probabilities along the path, for each entity."""
-    taken = log_probs[np.arange(len(path)), path].astype(np.float64)
-    sums = np.concatenate(([0.0], taken.cumsum()))
-    bounds = np.asarray([entity[:2] for entity in entities], dtype=np.int64).reshape(-1, 2)
-    starts, ends = bounds.T
-    means: list[float] = np.exp((sums[ends] - sums[starts]) / (ends - starts)).tolist()
-    return means
 
 
 def _by_words(docs: Iterable[Doc]) -> Iterator[list[Doc]]:

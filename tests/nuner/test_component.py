@@ -13,6 +13,7 @@ from spacy.training import Example
 from thinc.api import Config
 
 from spacy_universalner.nuner import viterbi
+from spacy_universalner.nuner.loss import gold_classes
 
 SENTENCES = [
     ("Barack Obama was born in Hawaii.", [(0, 12, "PERSON"), (25, 31, "PLACE")]),
@@ -204,7 +205,8 @@ def test_missing_annotation_teaches_nothing(tiny_bert):
     person = Span(reference, 0, 2, label="PERSON")
     reference.set_ents([person], missing=[reference[2:4]], default="outside")
     example = Example(nlp.make_doc(reference.text), reference)
-    assert list(pipe._gold_classes(example)) == [1, 2, -1, -1, 0, 0, 0]
+    classes, unknown = gold_classes(example, pipe.labels, pipe.scheme)
+    assert (list(classes), unknown) == ([1, 2, -1, -1, 0, 0, 0], set())
     scores = [np.zeros((7, 5), dtype="float32")]
     loss, (gradient,) = pipe.get_loss([example], scores)
     assert loss == pytest.approx(5 * np.log(5))

@@ -14,6 +14,7 @@ from spacy_universalner.alignment import find_occurrences
 from spacy_universalner.universal_ner.models.constrain import (
     DONE,
     FromText,
+    Source,
     State,
     read_source,
     read_vocabulary,
@@ -39,17 +40,8 @@ def read(tokenizer: PreTrainedTokenizerFast, ids: list[int], text: str) -> str:
     return respell(tokenizer, ids, text)[0] if lossy else spell(tokenizer, ids)[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@given(text=texts, choices=st.lists(st.integers(0, 10**6), min_size=60, max_size=60))
-# Words behind the last place where a string may end.
-@example(text="1[\u0301", choices=[0, 0, 1] * 20)
-@example(text="1[\u0301", choices=[0, 0, 0] * 20)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_chosen_every_string_stands_in_the_text(
-    family: str, request: pytest.FixtureRequest, text: str, choices: list[int]
-) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
-    source = read_source(tokenizer, text)
+def write(source: Source, choices: list[int]) -> list[int]:
+    """Write an answer to its end, at each token the chosen one of those allowed."""
     state, ids = source.start, []
     for choice in choices:
         allowed = source.allowed(state)
@@ -61,6 +53,21 @@ def test_whatever_is_chosen_every_string_stands_in_the_text(
         if state.phase == DONE:
             break
     assume(state.phase == DONE)
+    return ids
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=texts, choices=st.lists(st.integers(0, 10**6), min_size=60, max_size=60))
+# Words behind the last place where a string may end.
+@example(text="1[\u0301", choices=[0, 0, 1] * 20)
+@example(text="1[\u0301", choices=[0, 0, 0] * 20)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_chosen_every_string_stands_in_the_text(
+    family: str, request: pytest.FixtureRequest, text: str, choices: list[int]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
+    source = read_source(tokenizer, text)
+    ids = write(source, choices)
     for string in json.loads(read(tokenizer, ids, text)):
         assert find_occurrences(text, string), (string, text)
 
@@ -81,17 +88,7 @@ def test_whatever_is_chosen_all_types_are_listed_in_the_order_asked(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(family))
     source = read_source(tokenizer, text, keys)
-    state, ids = source.start, []
-    for choice in choices:
-        allowed = source.allowed(state)
-        assert allowed, "a dead end"
-        ids.append(allowed[choice % len(allowed)])
-        following = source.follow(state, ids[-1])
-        assert following is not None
-        state = following
-        if state.phase == DONE:
-            break
-    assume(state.phase == DONE)
+    ids = write(source, choices)
     if "##a" in tokenizer.get_vocab():
         answer = json.loads(respell(tokenizer, ids, text, keys)[0])
         # Keys that the tokenizer cannot tell apart fall together.
