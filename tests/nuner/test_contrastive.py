@@ -153,3 +153,10 @@ def test_concepts_are_embedded_as_in_training(tiny_bert):
     for name, vector in zip(names, found, strict=True):
         states = encoder(**tokenizer(name, return_tensors="pt")).last_hidden_state[0]
         torch.testing.assert_close(vector, states.mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_name_that_runs_away_is_cut_where_the_encoder_ends(tiny_bert):
+    encoder, tokenizer = load_encoder(str(tiny_bert))
+    limit = encoder.config.max_position_embeddings
+    one, longer = embed_concepts(encoder, tokenizer, ["city " * limit, "city " * 2 * limit])
+    torch.testing.assert_close(one, longer)
