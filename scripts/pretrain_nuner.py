@@ -4,6 +4,7 @@ from pathlib import Path
 
 import spacy
 import typer
+from accelerate import PartialState
 from spacy.cli._util import parse_config_overrides
 from wasabi import msg
 
@@ -12,9 +13,11 @@ from spacy_universalner.data.sentences import split_sentences
 from spacy_universalner.nuner.pretrain import METRICS_FILE, pretrain
 from spacy_universalner.nuner.pretrain_settings import read_settings
 from spacy_universalner.nuner.probe import FewShotProbe
+from spacy_universalner.processes import group_left
 from spacy_universalner.ty import Passage
 
 
+@group_left()
 def main(
     context: typer.Context,
     config: Path = typer.Argument(..., exists=True, dir_okay=False, help="Settings (.cfg)"),
@@ -57,6 +60,8 @@ def main(
         metrics = pretrain(passages, output, settings, probe=few_shot)
     except (OSError, ValueError, ImportError) as error:
         msg.fail(str(error), exits=1)
+    if not PartialState().is_main_process:
+        return
     if metrics["mentions_lost"]:
         msg.warn(f"{metrics['mentions_lost']:,} mentions stand beyond the length limit")
     last = metrics["epochs"][metrics["kept_epoch"] - 1]

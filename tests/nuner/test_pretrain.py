@@ -306,7 +306,9 @@ def test_two_processes_train_as_one(tmp_path, settings):
     line = command(tmp_path, settings)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*line, tmp_path / "one"], cwd=ROOT, env=environment, check=True)
-    launch(2, *line[2:], tmp_path / "two")
+    printed = launch(2, "tests.watched", *line[2:], tmp_path / "two")
+    assert printed.count("threads left: []") == 2
+    assert printed.count("pre-trained, details in") == 1  # one of them speaks
     metrics = [json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in ("one", "two")]
     assert [each["processes"] for each in metrics] == [1, 2]
     for one, two in zip(metrics[0]["epochs"], metrics[1]["epochs"], strict=True):

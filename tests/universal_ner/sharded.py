@@ -6,7 +6,6 @@ configs/accelerate_fsdp.yaml has it wrapped: the decoder layers apart, original 
 
 import functools
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from spacy_universalner.data.readers import read_conversations
+from spacy_universalner.processes import group_left
 from spacy_universalner.universal_ner.finetune import encode_all
 from spacy_universalner.universal_ner.finetune_batches import Collator
 from spacy_universalner.universal_ner.finetune_data import IGNORE_INDEX
@@ -57,10 +57,7 @@ def step(student: str, conversations: Path, *, sharded: bool) -> dict[str, float
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
-    result = step(sys.argv[1], Path(sys.argv[2]), sharded=True)
-    if dist.get_rank() == 0:
-        Path(sys.argv[3]).write_text(json.dumps(result), encoding="utf8")
-    dist.barrier()
-    # Gloo's threads may still run when the interpreter takes itself apart, which then aborts now
-    # and again, long after the step is done.
-    os._exit(0)
+    with group_left():
+        result = step(sys.argv[1], Path(sys.argv[2]), sharded=True)
+        if dist.get_rank() == 0:
+            Path(sys.argv[3]).write_text(json.dumps(result), encoding="utf8")

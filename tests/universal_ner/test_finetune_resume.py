@@ -149,7 +149,9 @@ def test_two_processes_train_as_one(tiny_llama, tmp_path):
     arguments = [str(ROOT / "configs/test/finetune_mini.cfg"), str(tiny_llama), str(path)]
     for number, batch in ((1, 4), (2, 2)):
         output = tmp_path / str(number)
-        launch(number, "scripts.finetune_universal_ner", *arguments, output, *options, batch)
+        command = ["scripts.finetune_universal_ner", *arguments, output, *options, batch]
+        printed = launch(number, "tests.watched", *command)
+        assert printed.count("threads left: []") == number
     one, two = (json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in "12")
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["tokens"] == two["tokens"]
@@ -194,7 +196,8 @@ def test_sharded_weights_give_the_same_gradient(tiny_llama, tmp_path):
     path = tmp_path / "conversations.jsonl"
     write_conversations(path, [CONVERSATION, *conversations(7)])
     output = tmp_path / "sharded.json"
-    launch(2, "tests.universal_ner.sharded", tiny_llama, path, output)
+    printed = launch(2, "tests.watched", "tests.universal_ner.sharded", tiny_llama, path, output)
+    assert printed.count("threads left: []") == 2
     whole = step(str(tiny_llama), path, sharded=False)
     assert json.loads(output.read_text()) == pytest.approx(whole, rel=1e-4)
 
