@@ -139,8 +139,10 @@ def passage_from_dict(row: dict[str, Any], place: str, *, label: str = "label") 
     for entity in row.get("entities") or ():
         try:
             start, end = int(entity["start"]), int(entity["end"])
-            name = entity["label"] if label == "label" else entity.get(label)
-        except (KeyError, TypeError, ValueError) as error:
+            name = entity.get(label)
+            if label == "label" and not name:
+                raise KeyError(label)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{place}: an entity needs "start", "end" and "{label}"; found {entity}'
             ) from error

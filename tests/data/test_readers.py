@@ -63,6 +63,11 @@ def test_the_files_of_the_project_are_read(tmp_path: Path) -> None:
         ('{"id": 1}', '2: a passage needs "text", a string; found None'),
         ('{"text": "a", "entities": [{"start": 0}]}', '2: an entity needs "start", "end"'),
         (
+            '{"text": "a", "entities": [{"start": 0, "end": 1, "label": ""}]}',
+            '2: an entity needs "start", "end" and "label"',
+        ),
+        ('{"text": "a", "entities": ["a"]}', '2: an entity needs "start", "end" and "label"'),
+        (
             '{"text": "a", "entities": [{"start": 0, "end": 1, "type": "x"}]}',
             '2: an entity needs "start", "end" and "label"',
         ),
