@@ -70,6 +70,7 @@ def main(
                 "components.nuner.model.tok2vec.freeze": layers or "none",
                 "components.nuner.model.tok2vec.precision": precision,
             },
+            progress=True,
         )
     export_encoder(nlp, output)
     metrics = {

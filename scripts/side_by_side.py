@@ -6,9 +6,11 @@ trainings on ten sentences at once take two thirds of the time that they take in
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -61,5 +63,14 @@ def side_by_side(
 
 
 def _start(threads: int, gpu_id: int) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     setup_gpu(gpu_id, silent=True)
+
+
+def _end_with_parent() -> None:
+    """A pool's processes do not notice that the one that started them was killed, and go on."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

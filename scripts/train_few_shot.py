@@ -6,6 +6,7 @@ stands at the end is the result. Every encoder gets the same settings, those of 
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from io import StringIO
 from math import ceil
@@ -94,6 +95,7 @@ def fine_tune(
     batch_size: int,
     gpu_id: int = -1,
     overrides: dict[str, Any] | None = None,
+    progress: bool = False,
 ) -> Language:
     """Train a pipeline with a schedule that is fixed beforehand; what stands at the end is kept.
 
@@ -105,6 +107,7 @@ def fine_tune(
     batch_size (int): Sentences of a batch.
     gpu_id (int): GPU, or -1 for none.
     overrides (dict[str, Any] | None): Further settings by dotted name.
+    progress (bool): Show a progress bar.
     RETURNS (Language): The trained pipeline.
     """
     steps = epochs * ceil(len(DocBin().from_disk(train_path)) / batch_size)
@@ -117,6 +120,7 @@ def fine_tune(
         "training.patience": 0,
         "training.eval_frequency": steps + 1,
         "training.batcher.size": batch_size,
+        "training.logger.progress_bar": progress,
         "training.optimizer.learn_rate.warmup_steps": steps // 10,
         "training.optimizer.learn_rate.total_steps": steps,
         **(overrides or {}),
@@ -124,7 +128,8 @@ def fine_tune(
     config = util.load_config(config_path, overrides=settings, interpolate=False)
     nlp = init_nlp(config, use_gpu=gpu_id)
     # Without a folder to write to there are no checkpoints to choose from.
-    train(nlp, use_gpu=gpu_id, stdout=StringIO(), stderr=StringIO())
+    stderr = sys.stderr if progress else StringIO()
+    train(nlp, use_gpu=gpu_id, stdout=StringIO(), stderr=stderr)
     return nlp
 
 
