@@ -8,12 +8,12 @@ from spacy.cli._util import parse_config_overrides
 from wasabi import msg
 
 from spacy_universalner.data.readers import read_conversations
-from spacy_universalner.processes import group_left
+from spacy_universalner.processes import leave_group_at_end
 from spacy_universalner.universal_ner.finetune import METRICS_FILE, finetune
 from spacy_universalner.universal_ner.finetune_settings import read_settings
 
 
-@group_left()
+@leave_group_at_end()
 def main(
     context: typer.Context,
     config: Path = typer.Argument(..., exists=True, dir_okay=False, help="Settings (.cfg)"),

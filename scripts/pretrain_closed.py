@@ -67,6 +67,7 @@ def main(
             batch_size=batch_size,
             gpu_id=gpu_id,
             overrides={
+                # A token classifier's usual classes, whatever CONFIG has for few examples
                 "components.nuner.model.scheme": "bio",
                 "components.nuner.model.tok2vec.freeze": layers or "none",
                 "components.nuner.model.tok2vec.precision": precision,

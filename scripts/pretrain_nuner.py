@@ -13,11 +13,11 @@ from spacy_universalner.data.sentences import split_sentences
 from spacy_universalner.nuner.pretrain import METRICS_FILE, pretrain
 from spacy_universalner.nuner.pretrain_settings import read_settings
 from spacy_universalner.nuner.probe import FewShotProbe
-from spacy_universalner.processes import group_left
+from spacy_universalner.processes import leave_group_at_end
 from spacy_universalner.ty import Passage
 
 
-@group_left()
+@leave_group_at_end()
 def main(
     context: typer.Context,
     config: Path = typer.Argument(..., exists=True, dir_okay=False, help="Settings (.cfg)"),

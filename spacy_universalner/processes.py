@@ -8,7 +8,7 @@ import torch.distributed
 
 
 @contextmanager
-def group_left() -> Iterator[None]:
+def leave_group_at_end() -> Iterator[None]:
     """At the end of a program, leave the group of processes that a training in it has joined.
 
     The group's threads call into the interpreter. One that still runs while the interpreter takes

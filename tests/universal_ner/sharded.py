@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from spacy_universalner.data.readers import read_conversations
-from spacy_universalner.processes import group_left
+from spacy_universalner.processes import leave_group_at_end
 from spacy_universalner.universal_ner.finetune import encode_all
 from spacy_universalner.universal_ner.finetune_batches import Collator
 from spacy_universalner.universal_ner.finetune_data import IGNORE_INDEX
@@ -57,7 +57,7 @@ def step(student: str, conversations: Path, *, sharded: bool) -> dict[str, float
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
-    with group_left():
+    with leave_group_at_end():
         result = step(sys.argv[1], Path(sys.argv[2]), sharded=True)
         if dist.get_rank() == 0:
             Path(sys.argv[3]).write_text(json.dumps(result), encoding="utf8")
