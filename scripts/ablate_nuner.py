@@ -10,20 +10,21 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
-from tqdm import tqdm
 from wasabi import msg
 
 from scripts.evaluate_frozen import DataSet, files_of, probe, read_sets
 from scripts.pretrain_closed import keep_types
 from scripts.sample_few_shot import read_sizes
+from scripts.side_by_side import side_by_side
 from spacy_universalner.data.readers import read_json_lines, read_passages
 from spacy_universalner.evaluation.benchmarks import FEW_SHOT, PUBLISHED_ABLATIONS
 from spacy_universalner.evaluation.fewshot import summarize_runs
@@ -63,6 +64,11 @@ class Variant:
     depth: int
 
     @property
+    def key(self) -> tuple[str, str]:
+        """The table and the column."""
+        return self.factor, self.name
+
+    @property
     def run(self) -> tuple[tuple[Passage, ...], PretrainSettings, int]:
         """What decides the result: the same run may stand in several tables."""
         return self.passages, self.settings, self.depth
@@ -84,10 +90,13 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Training sets for each k")] = 5,
     limit: Annotated[int, typer.Option(min=1, help="Test sentences at most")] = 500,
     resume: Annotated[bool, typer.Option(help="Keep the variants that OUTPUT has already")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes at once; default: one a core")
+    ] = None,
 ) -> None:
     """Write OUTPUT/ablation.json and .md; a line a variant goes to OUTPUT/ablation.jsonl at once.
 
-    A run takes about two minutes on a CPU core; all variants of a six-layer encoder, about 40.
+    What several tables share is trained once.
     """
     if unknown := sorted(set(factor) - set(FACTORS)):
         msg.fail(f"There is no factor {unknown[0]!r}", f"Known: {', '.join(FACTORS)}", exits=1)
@@ -106,18 +115,14 @@ def main(
     if len(kept) < len(earlier):
         msg.warn(f"{len(earlier) - len(kept)} of {len(earlier)} runs in {log} have other settings")
     rows = {(row["factor"], row["name"]): row for row in kept}
-    made = {each.run: rows[key] for each in variants if (key := (each.factor, each.name)) in rows}
+    train = partial(score, steps=steps, sets=sets)
     with log.open("a" if resume else "w", encoding="utf8") as file:
-        for variant in tqdm(variants, desc="Ablation", unit="variant"):
-            key = variant.factor, variant.name
-            if key in rows:
-                continue
-            if variant.run not in made:
-                made[variant.run] = {**score(variant, steps, sets), "made_with": made_with}
-            rows[key] = {**made[variant.run], "factor": variant.factor, "name": variant.name}
-            print(json.dumps(rows[key]), file=file, flush=True)
+        for row in complete(variants, rows, train, jobs):
+            row["made_with"] = made_with
+            rows[row["factor"], row["name"]] = row
+            print(json.dumps(row), file=file, flush=True)
     results = {
-        "variants": [rows[each.factor, each.name] for each in variants],
+        "variants": [rows[each.key] for each in variants],
         **made_with,
         "provenance": provenance(
             [config, sentences, passages, *(path for key in sets for path in files_of(data, key))]
@@ -127,6 +132,30 @@ def main(
     page = make_page(results["variants"], f"{steps} steps, {seeds} training sets a k")
     (output / "ablation.md").write_text(page, "utf8")
     msg.good(f"{output}/ablation.json, {output}/ablation.md")
+
+
+def complete(
+    variants: Iterable[Variant],
+    rows: Mapping[tuple[str, str], dict[str, Any]],
+    train: Callable[[Variant], dict[str, Any]],
+    jobs: int | None,
+) -> Iterator[dict[str, Any]]:
+    """The rows that are missing, each as soon as it is there; what is the same run is run once."""
+    same: dict[Any, list[Variant]] = {}
+    for variant in variants:
+        same.setdefault(variant.run, []).append(variant)
+    todo = {}
+    for group in same.values():
+        missing = [each for each in group if each.key not in rows]
+        made = next((rows[each.key] for each in group if each.key in rows), None)
+        if made is None:
+            todo[group[0].key] = group
+        else:
+            yield from ({**made, "factor": each.factor, "name": each.name} for each in missing)
+    first = [group[0] for group in todo.values()]
+    for row in side_by_side(train, first, jobs=jobs, desc="Ablation"):
+        group = todo[row["factor"], row["name"]]
+        yield from ({**row, "factor": each.factor, "name": each.name} for each in group)
 
 
 def make_variants(
@@ -205,8 +234,10 @@ def score(variant: Variant, steps: int, sets: Mapping[str, DataSet]) -> dict[str
             epochs = max(1, round(steps / batches))
             settings = replace(variant.settings, encoder=str(base), epochs=epochs)
             pretrain(variant.passages, trained, settings, progress=False)
-        runs = probe(str(trained if train else base), dict(sets), [-1], variant.name)
+        runs = probe(str(trained if train else base), dict(sets), [-1], progress=False)
     return {
+        "factor": variant.factor,
+        "name": variant.name,
         "passages": len(variant.passages),
         "words": count_words(variant.passages),
         "mentions": sum(len(passage.mentions) for passage in variant.passages),

@@ -126,23 +126,33 @@ def read_sets(
 
 
 def probe(
-    encoder: str, sets: dict[str, DataSet], layers: list[int], name: str = ""
+    encoder: str,
+    sets: dict[str, DataSet],
+    layers: list[int],
+    name: str = "",
+    *,
+    progress: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """Score an encoder: one pass over each data set, then a head for each training set."""
     model = build_nuner_encoder_v1(name=encoder, layers=layers, freeze="all")
     model.initialize()
     runs = {}
     for key, each in sets.items():
-        drawn = tqdm(each.samples, desc=f"{name} {key}".strip(), unit="training set")
-        runs[key] = run_frozen(embed(model, each.train), embed(model, each.test), drawn)
+        tokens = embed(model, each.train, progress), embed(model, each.test, progress)
+        desc = f"{name} {key}".strip()
+        drawn = tqdm(each.samples, desc=desc, unit="training set", disable=not progress)
+        runs[key] = run_frozen(*tokens, drawn)
     return runs
 
 
-def embed(model: Any, passages: list[Passage], batch_size: int = 512) -> TokenSet:
+def embed(
+    model: Any, passages: list[Passage], progress: bool = True, batch_size: int = 512
+) -> TokenSet:
     """Token vectors and types of sentences whose tokens are separated by spaces."""
     docs = [Doc(Vocab(), words=passage.text.split(" ")) for passage in passages]
     vectors = []
-    for start in tqdm(range(0, len(docs), batch_size), desc="token vectors", leave=False):
+    starts = range(0, len(docs), batch_size)
+    for start in tqdm(starts, desc="token vectors", leave=False, disable=not progress):
         vectors += [model.ops.to_numpy(each) for each in model.predict(docs[start:][:batch_size])]
     tags = []
     for doc, passage in zip(docs, passages, strict=True):
