@@ -15,7 +15,6 @@ from wasabi import msg
 from spacy_universalner.data.annotation.costs import Price, read_price
 from spacy_universalner.data.annotation.run import (
     annotate,
-    check_paths,
     load_annotator,
     plan,
     stored_model,
@@ -24,6 +23,7 @@ from spacy_universalner.data.annotation.run import (
 from spacy_universalner.data.annotation.stored import StoredModel
 from spacy_universalner.data.annotation.tasks import Annotation
 from spacy_universalner.data.annotation.texts import TextSettings, prepare_texts
+from spacy_universalner.data.readers import check_paths
 from spacy_universalner.ty import Passage
 
 Annotated = tuple[Passage, Annotation, Doc | None]

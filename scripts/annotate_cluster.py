@@ -12,8 +12,10 @@ from tqdm import tqdm
 from wasabi import msg
 
 from scripts.annotate import EXTRA_ARGS, report
-from spacy_universalner.data.annotation.run import check_paths, load_annotator, write_annotations
+from spacy_universalner.data.annotation.run import load_annotator, write_annotations
+from spacy_universalner.data.annotation.tasks import NO_ANSWER
 from spacy_universalner.data.annotation.texts import TextSettings, prepare_texts
+from spacy_universalner.data.readers import check_paths
 
 app = typer.Typer(add_completion=False)
 
@@ -68,7 +70,7 @@ def main(
     }
     try:
         nlp = load_annotator(**annotator, store=":memory:")
-    except (ImportError, OSError) as error:  # no package, no key, no weights
+    except (ImportError, OSError, ValueError) as error:  # no package, no key, no weights
         msg.fail(str(error), exits=1)
     settings = TextSettings(**nlp.config["texts"])
     settings = replace(settings, limit=limit or settings.limit, sample=sample or settings.sample)
@@ -102,7 +104,7 @@ def main(
         metrics.parent.mkdir(parents=True, exist_ok=True)
         metrics.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf8")
     report(summary)
-    failed = sum(n for reason, n in summary["dropped_texts"].items() if reason[:9] == "no answer")
+    failed = summary["dropped_texts"].get(NO_ANSWER, 0)
     if failed:
         msg.warn(f"{failed:,} requests failed: run again to repeat them, and only them")
     if not summary["kept"]:

@@ -4,13 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import typer
 from tqdm import tqdm
 from wasabi import msg
 
 from spacy_universalner.data.conversations import TextSplit, build_conversations
-from spacy_universalner.data.negatives import NegativeSampler
+from spacy_universalner.data.negatives import NegativeSampler, Strategy
 from spacy_universalner.data.readers import read_passages, write_conversations, write_passages
 from spacy_universalner.ty import Conversation, Passage
 
@@ -19,7 +20,7 @@ def main(
     output: Path = typer.Argument(..., file_okay=False, help="Folder of the outputs"),
     passages: list[Path] = typer.Option([], help="JSONL; a part is held out for evaluation"),
     sentences: list[Path] = typer.Option([], help="JSONL; never held out"),
-    negatives: str = typer.Option("frequency", help="none, uniform, frequency or all"),
+    negatives: str = typer.Option("frequency", help=", ".join(get_args(Strategy))),
     negatives_per_positive: float = typer.Option(1.0, min=0.0, help="Absent types per type"),
     ask: str = typer.Option("label", help="label, or description to ask by definition"),
     dataset: str = typer.Option(None, help="Name for the dataset-specific template"),
@@ -34,6 +35,10 @@ def main(
     """
     if not passages and not sentences:
         msg.fail("Nothing to do: name annotated texts with --passages or --sentences", exits=1)
+    try:
+        NegativeSampler({}, negatives)
+    except ValueError as error:
+        msg.fail(str(error), exits=1)
     split = TextSplit(held_out=held_out, dev=dev, seed=seed)
 
     def read(wanted: str) -> Iterator[Passage]:
@@ -73,6 +78,12 @@ def main(
         header=("split", "texts", "questions", "with an answer"),
         aligns=("l", "r", "r", "r"),
     )
+    if not counts["train"]["questions"]:
+        msg.fail(
+            f"No text to train on has an entity with the key '{ask}'",
+            "Name a key of the entities with --ask: label, or description where they have one",
+            exits=1,
+        )
     msg.good(f"{output}: conversations over {len(type_counts):,} types")
     if metrics is not None:
         metrics.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from wasabi import msg
 from spacy_universalner.data.conversations import answers_by_type
 from spacy_universalner.data.negatives import NegativeSampler
 from spacy_universalner.data.readers import (
+    check_paths,
     doc_to_passage,
     passage_to_dict,
     read_conversations,
@@ -68,6 +69,7 @@ def main(
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
     """Write OUTPUT and, with the entities found in each text, OUTPUT with the suffix .jsonl."""
+    predicted = path_of_answers(output, [*data, *([train] if train else [])])
     if gpu_id >= 0:
         spacy.require_gpu(gpu_id)
     passages = [(passage, path.stem) for path in data for passage in read_gold(path, limit)]
@@ -94,9 +96,22 @@ def main(
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", "utf8")
-    write_predictions(output.with_suffix(".jsonl"), predictions)
+    write_predictions(predicted, predictions)
     show(results)
     msg.good(f"{output}")
+
+
+def path_of_answers(output: Path, sources: Iterable[Path]) -> Path:
+    """The JSONL beside OUTPUT; neither may be a file that is read."""
+    answers = output.with_suffix(".jsonl")
+    if answers == output:
+        msg.fail(f"{output} is for JSON: name it such as {output.with_suffix('.json')}", exits=1)
+    try:
+        for source in sources:
+            check_paths(source, (output, answers))
+    except ValueError as error:
+        msg.fail(str(error), exits=1)
+    return answers
 
 
 def read_gold(path: Path, limit: int | None = None) -> Iterator[Passage]:

@@ -10,6 +10,7 @@ import typer
 from tqdm import tqdm
 from wasabi import msg
 
+from scripts.evaluate import path_of_answers
 from spacy_universalner.data.formats.pile_ner import read_pile_ner
 from spacy_universalner.evaluation.metrics import (
     RELEASED_EPSILON,
@@ -39,6 +40,7 @@ def main(
 
     `released` reads answers as the released evaluator does, `tolerant` as `universal_ner` does.
     """
+    answered = path_of_answers(output, [records])
     if gpu_id >= 0:
         spacy.require_gpu(gpu_id)
     nlp = spacy.load(pipeline)
@@ -58,7 +60,7 @@ def main(
     seconds = time.perf_counter() - clock
     counts: dict[str, list[Counts]] = {"released": [], "tolerant": []}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_suffix(".jsonl").open("w", encoding="utf8") as file:
+    with answered.open("w", encoding="utf8") as file:
         for conversation, responses in zip(conversations, answers, strict=True):
             own: dict[str, list[Counts]] = {"released": [], "tolerant": []}
             for question, response in zip(conversation.questions, responses, strict=True):

@@ -148,7 +148,7 @@ class Answer:
     ends (tuple[int, ...]): For each generated token, the offset in `text` after its last
         character; empty where the model gives no tokens.
     logprobs (tuple[float, ...]): Natural log-probability of each token, aligned with `ends`.
-    complete (bool): False if the answer was cut off at the token limit.
+    complete (bool): False if the answer was cut off, as at the token limit.
     error (str | None): Why there is no answer; then `text` is empty.
     """
 

@@ -118,14 +118,16 @@ def read_passages(path: Path | str, *, label: str = "label") -> Iterator[Passage
     """Stream passages from JSONL: `{"id", "text", "entities": [{"start", "end", "label"}]}`.
 
     path (Path | str): The file, or Parquet with the same columns. An absent `id` becomes the
-        line's place, absent `entities` none.
+        line's place, absent `entities` none. Texts that an annotation run has `dropped`, which
+        its Parquet holds too, are passed over.
     label (str): Key of an entity that holds its type, such as "description" for conversations
         that ask by definition. Entities without such another key are skipped.
     YIELDS (Passage): One a line.
     RAISES (ValueError): A line that does not hold one, with its place.
     """
     for place, row in read_rows(path):
-        yield passage_from_dict(row, place, label=label)
+        if not row.get("dropped"):
+            yield passage_from_dict(row, place, label=label)
 
 
 def passage_from_dict(row: dict[str, Any], place: str, *, label: str = "label") -> Passage:
@@ -133,8 +135,7 @@ def passage_from_dict(row: dict[str, Any], place: str, *, label: str = "label") 
     text = row.get("text")
     if not isinstance(text, str):
         raise ValueError(f'{place}: a passage needs "text", a string; found {text!r}')
-    if _SURROGATE.search(text):
-        raise ValueError(f"{place}: the text holds half of a surrogate pair, which is no character")
+    check_characters(row, place)
     mentions = []
     for entity in row.get("entities") or ():
         try:
@@ -190,17 +191,38 @@ def read_conversations(path: Path | str) -> Iterator[Conversation]:
     RAISES (ValueError): A line that does not hold one, with its place.
     """
     for place, row in read_json_lines(path):
+        check_characters(row, place)
         try:
             questions = tuple(
-                Question(str(question["type"]), read_answers(question["answers"]))
+                Question(_string(question, "type"), read_answers(question["answers"]))
                 for question in row["questions"]
             )
-            yield Conversation(str(row["id"]), str(row["text"]), questions, row.get("dataset"))
+            dataset = None if row.get("dataset") is None else _string(row, "dataset")
+            yield Conversation(str(row["id"]), _string(row, "text"), questions, dataset)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f'{place}: a conversation needs "id", "text" and "questions", each with "type" '
                 f'and "answers"; {type(error).__name__}: {error}'
             ) from error
+
+
+def check_characters(row: Any, place: str) -> None:
+    """Refuse what cannot be written to a file again.
+
+    row (Any): An object of a JSON file.
+    place (str): Where it stands.
+    RAISES (ValueError): One of its strings holds half of a surrogate pair.
+    """
+    if found := _SURROGATE.search(json.dumps(row, ensure_ascii=False, default=str)):
+        raise ValueError(
+            f"{place}: {found[0]!r} is half of a surrogate pair, which is no character"
+        )
+
+
+def _string(row: dict[str, Any], key: str) -> str:
+    if not isinstance(row[key], str):
+        raise TypeError(f'"{key}" is a string, found {row[key]!r}')
+    return row[key]
 
 
 def read_answers(answers: Any) -> tuple[str, ...]:
@@ -313,6 +335,22 @@ def write_whole(path: Path | str) -> Iterator[TextIO]:
     with partial.open("w", encoding="utf8") as file:
         yield file
     partial.replace(path)
+
+
+def check_paths(source: Path, outputs: Iterable[Path]) -> None:
+    """Refuse to write over what is read.
+
+    source (Path): The input, a file or a folder.
+    outputs (Iterable[Path]): What will be written.
+    RAISES (ValueError): One of them is the input, holds it or lies in it.
+    """
+    read = source.resolve()
+    for output in outputs:
+        target = output.resolve()
+        if target == read or target in read.parents or read in target.parents:
+            raise ValueError(
+                f"{output} would be written over the texts in {source}. Name another OUTPUT."
+            )
 
 
 def _write(path: Path | str, rows: Iterable[dict[str, Any]]) -> int:

@@ -11,8 +11,15 @@ from typing import Any, Protocol
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cut (key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failures (key TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 """
+_INSERT_CUT = "INSERT OR IGNORE INTO cut VALUES (?)"
+_DELETE_CUT = "DELETE FROM cut WHERE key = ?"
+
+
+class CutResponse(str):
+    """A response that ended at the limit of its tokens, or where the server broke it off."""
 
 
 class Store(Protocol):
@@ -59,13 +66,20 @@ class ResponseStore:
 
     def get(self, key: str) -> str | None:
         """The response stored under a key, or None."""
-        rows = self._query("SELECT value FROM responses WHERE key = ?", key)
-        return rows[0][0] if rows else None
+        rows = self._query(
+            "SELECT value, cut.key FROM responses LEFT JOIN cut USING (key) WHERE key = ?", key
+        )
+        if not rows:
+            return None
+        ((value, cut),) = rows
+        return value if cut is None else CutResponse(value)
 
     def put(self, key: str, value: str) -> None:
         """Store a response, for good once this returns; a failure under the key is forgotten."""
+        cut = isinstance(value, CutResponse)
         self._write(
-            ("INSERT OR REPLACE INTO responses VALUES (?, ?)", (key, value)),
+            ("INSERT OR REPLACE INTO responses VALUES (?, ?)", (key, str(value))),
+            (_INSERT_CUT if cut else _DELETE_CUT, (key,)),
             ("DELETE FROM failures WHERE key = ?", (key,)),
         )
 

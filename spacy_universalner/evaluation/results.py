@@ -76,7 +76,7 @@ def count_cells(predictions: Iterable[Prediction]) -> list[Cell]:
         gold = _by_type(prediction.passage.mentions)
         found = _by_type(prediction.mentions)
         listed = prediction.strings
-        for type_ in sorted({*prediction.types, *gold, *found}):
+        for type_ in sorted({*prediction.types, *gold, *found, *(listed or ())}):
             text = prediction.passage.text
             expected, mentions = gold.get(type_, ()), found.get(type_, ())
             strings = _texts(text, mentions) if listed is None else listed.get(type_, ())

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 from random import Random
+from threading import Barrier
 
 import pytest
 import spacy
@@ -192,8 +193,8 @@ def test_failures_are_kept_and_only_they_are_asked_again(tmp_path: Path) -> None
     first = (tmp_path / "out_rejects.jsonl").read_text()
     assert json.loads(first) == {
         "id": "texts-2",
-        "item": "",
-        "reason": "no answer: the server is on fire",
+        "item": "the server is on fire",
+        "reason": "no answer",
     }
     assert len(ResponseStore(tmp_path / "responses.sqlite").failures()) == 1
     run(*arguments, write_llm_config(tmp_path / "llm.cfg", log))
@@ -273,6 +274,23 @@ def test_overlapping_batches_give_the_same(tmp_path: Path) -> None:
         )
         results.append(outputs(folder))
     assert results[0] == results[1] == results[2]
+
+
+def test_small_batches_do_not_hold_requests_back(tmp_path: Path) -> None:
+    llm = write_llm_config(tmp_path / "llm.cfg", tmp_path / "log")
+    nlp = load_annotator(
+        NUNER, llm, texts=write_texts(tmp_path, ""), store=tmp_path / "responses.sqlite"
+    )
+    barrier = Barrier(CapitalsModel.concurrency, timeout=30)
+
+    def waits(prompts):
+        barrier.wait()  # passes only when as many requests as may be are under way at once
+        return [["Ada <> name"] for _ in prompts]
+
+    stored_model(nlp).model = waits
+    passages = [Passage(f"{i}", f"Ada ran {i} miles.") for i in range(8)]
+    found = [passage.mentions for passage, _, _ in annotate(nlp, passages, batch_size=1)]
+    assert found == [(Mention(0, 3, "name"),)] * 8
 
 
 def test_it_is_an_ordinary_pipeline(tmp_path: Path) -> None:

@@ -134,6 +134,11 @@ def test_the_script_splits_texts_and_balances_questions(tmp_path: Path) -> None:
     for name in ("conversations_train.jsonl", "conversations_dev.jsonl", "uniner_heldout.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
+    unknown = {"--ask": "definition", "--negatives": "weird"}
+    for option, value in unknown.items():
+        failed = CliRunner().invoke(script, [*again, option, value])
+        assert failed.exit_code == 1 and f"'{value}'" in failed.output
+
 
 def test_conversations_are_streamed() -> None:
     endless = (replace(ADA, id=str(i)) for i in count())

@@ -20,9 +20,14 @@ from spacy_universalner.data.formats.convert import (
     format_of,
     passage_to_conversation,
 )
-from spacy_universalner.data.formats.nuner import read_nuner
+from spacy_universalner.data.formats.nuner import read_nuner, write_nuner
 from spacy_universalner.data.formats.pile_ner import read_pile_ner, write_pile_ner
-from spacy_universalner.data.readers import read_conversations, read_passages, write_passages
+from spacy_universalner.data.readers import (
+    read_conversations,
+    read_passages,
+    write_conversations,
+    write_passages,
+)
 from spacy_universalner.ty import Conversation, Mention, Passage, Question, Reject
 
 NLP = spacy.blank("en")
@@ -101,7 +106,16 @@ def test_conll_is_written_and_read(tmp_path: Path, tags: str) -> None:
     back = list(read_conll(path))
     assert [(p.text, p.mentions) for p in back] == [(p.text, p.mentions) for p in PASSAGES]
     nested = Passage("n", "New York", (Mention(0, 8, "city"), Mention(4, 8, "name")))
-    assert write_conll(path, [nested], NLP) == [("n", Reject("York", "overlaps a longer entity"))]
+    assert write_conll(path, [nested, Passage("b", " "), PASSAGES[1]], NLP) == [
+        ("n", Reject("York", "overlaps a longer entity")),
+        ("b", Reject(" ", "text without a token")),
+    ]
+    assert [passage.text for passage in read_conll(path)] == ["New York", "Nothing here"]
+
+
+def test_a_no_break_space_belongs_to_its_token(tmp_path: Path) -> None:
+    (passage,) = read_conll(write(tmp_path / "a.conll", "5\u00a0km  B-length\naway O\n"))
+    assert passage == Passage("a-1", "5\u00a0km away", (Mention(0, 4, "length"),))
 
 
 WORDS = st.text(st.characters(categories=["L"]), min_size=1, max_size=5)
@@ -203,6 +217,21 @@ def test_nuners_release(tmp_path: Path) -> None:
         list(read_nuner(write(tmp_path / "a.csv", "text,output\nAda,[]\n")))
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_any_entity_survives_nuners_release(tmp_path: Path, suffix: str) -> None:
+    texts = ["1. FC Köln", "New\nYork", "St\u2028Louis", "- x"]
+    passages = [Passage(f"a-{i}", t, (Mention(0, len(t), "x"),)) for i, t in enumerate(texts, 1)]
+    path = tmp_path / f"a{suffix}"
+    assert write_nuner(path, passages) == []
+    assert list(read_nuner(path)) == [(passage, []) for passage in passages]
+    odd = Passage("o", "a <> b", (Mention(0, 6, "formula"), Mention(0, 1, "c <> d")))
+    assert write_nuner(path, [odd]) == [
+        ("o", Reject("a <> c <> d", 'holds "<>"')),
+        ("o", Reject("a <> b <> formula", 'holds "<>"')),
+    ]
+    assert [passage.mentions for passage, _ in read_nuner(path)] == [()]
+
+
 def test_passages_and_conversations_become_each_other() -> None:
     conversation = passage_to_conversation(PASSAGES[0], "d")
     assert conversation.questions == (Question("person", ("Ada",)), Question("city", ("New York",)))
@@ -260,6 +289,19 @@ def test_labels_are_renamed_or_taken_out(tmp_path: Path) -> None:
     first, second = read_pile_ner(tmp_path / "b.json")
     assert first == Conversation("q0", "Ada saw Rome.", (Question("town", ("Rome",)),), "d")
     assert second.dataset == "d"
+    # Labels that become one are asked for once, and what else a row holds stays.
+    asked = (Question("PER", ("Ada",)), Question("HERO", ("Ada", "Bob")), Question("GOD"))
+    write_conversations(tmp_path / "c.jsonl", [Conversation("1", "Ada met Bob.", asked)])
+    convert = Converter(NLP, labels=dict.fromkeys(["PER", "HERO", "GOD"], "person"))
+    convert(tmp_path / "c.jsonl", "conversations", tmp_path / "d.jsonl", "conversations")
+    (merged,) = read_conversations(tmp_path / "d.jsonl")
+    assert merged.questions == (Question("person", ("Ada", "Bob")),)
+    entity = {"start": 0, "end": 3, "label": "PER", "description": "a human"}
+    row = {"text": "Ada ran.", "entities": [entity], "year": 1843}
+    write(tmp_path / "e.jsonl", json.dumps(row))
+    convert(tmp_path / "e.jsonl", "passages", tmp_path / "f.jsonl", "passages")
+    renamed = {**row, "entities": [{**entity, "label": "person"}]}
+    assert json.loads((tmp_path / "f.jsonl").read_text("utf8")) == renamed
 
 
 def test_formats_are_told_by_suffix_or_name() -> None:

@@ -37,7 +37,9 @@ def test_a_run_with_a_server_that_stumbles(tmp_path: Path) -> None:
         run(*arguments)
         rejects = (tmp_path / "out_rejects.jsonl").read_text("utf8").splitlines()
         assert [json.loads(line)["id"] for line in rejects] == ["texts-6"]
-        assert "no answer: No answer from" in rejects[0] and "HTTP 400" in rejects[0]
+        failed = json.loads(rejects[0])
+        assert failed["reason"] == "no answer"
+        assert failed["item"].startswith("No answer from") and "HTTP 400" in failed["item"]
         assert server.tries() == {prompt: 1 + (i == 3) for i, prompt in enumerate(prompts)}
 
         run(*arguments)

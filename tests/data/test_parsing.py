@@ -35,6 +35,45 @@ def test_lines_of_nuner(response: str, expected: list[Extraction]) -> None:
     assert parse_nuner(response) == (expected, [])
 
 
+@pytest.mark.parametrize(
+    "response, text, entities",
+    [
+        ("1. FC Köln <> club", "1. FC Köln won.", ["1. FC Köln"]),
+        ("1. Ada <> person", "Ada won.", ["Ada"]),
+        (
+            "1. FC Köln <> club\n1. FC Bonn <> club",
+            "1. FC Köln, 1. FC Bonn",
+            ["1. FC Köln", "1. FC Bonn"],
+        ),
+        # Counted lines are a list, and so are dashed ones, whatever the text looks like.
+        ("1. Ada <> person\n2. Bob <> person", "1. Ada 2. Bob", ["Ada", "Bob"]),
+        ("- Ada <> person", "- Ada won.", ["Ada"]),
+    ],
+)
+def test_a_number_of_the_text_is_no_bullet(response: str, text: str, entities: list[str]) -> None:
+    found, rejects = parse_nuner(response, text)
+    assert [each.text for each in found] == entities
+    assert rejects == []
+
+
+def test_what_stands_before_a_cut_is_used() -> None:
+    assert parse_nuner("Ada <> person\nRome <> ci", cut=True) == (
+        [ADA],
+        [Reject("Rome <> ci", "cut off")],
+    )
+    assert parse_uniner('[("Ada", "person"), ("Rome", "ci', cut=True) == (
+        [ADA],
+        [Reject('("Rome", "ci', "cut off")],
+    )
+    # Between two pairs nothing is lost but what was not written.
+    assert parse_uniner('[("Ada", "person"),', cut=True) == ([ADA], [Reject("", "cut off")])
+    both = '[("Ada", person), ("Rome", "city"'
+    assert parse_uniner(both, cut=True)[1] == [
+        Reject('("Ada", person)', "unparseable"),
+        Reject('("Rome", "city"', "cut off"),
+    ]
+
+
 @pytest.mark.parametrize("line", ["Ada: person", "<> person", "Ada <>", "Ada <> <> a human"])
 def test_lines_that_are_none(line: str) -> None:
     found, rejects = parse_nuner(f"Here you are\n{line}\nRome <> city")

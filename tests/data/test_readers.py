@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,11 @@ def test_the_files_of_the_project_are_read(tmp_path: Path) -> None:
             '{"text": "a", "entities": [{"start": 0, "end": 1, "type": "x"}]}',
             '2: an entity needs "start", "end" and "label"',
         ),
-        (r'{"text": "a \ud83d"}', "2: the text holds half of a surrogate pair"),
+        (r'{"text": "a \ud83d"}', r"2: '\\ud83d' is half of a surrogate pair"),
+        (
+            r'{"text": "a", "entities": [{"start": 0, "end": 1, "label": "\ud83d"}]}',
+            r"2: '\\ud83d' is half of a surrogate pair",
+        ),
         (
             '{"text": "a", "entities": [{"start": 0, "end": 2, "label": "x"}]}',
             "2: entity 0-2 is outside the text, which has 1 characters",
@@ -138,6 +143,31 @@ def test_conversations_round_trip(tmp_path: Path) -> None:
     path.write_text('{"id": "1", "text": "a", "questions": [{"type": "x"}]}', encoding="utf8")
     with pytest.raises(ValueError, match=r"a.jsonl:1: a conversation needs .*KeyError: 'answers'"):
         list(read_conversations(path))
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"text": None}, '"text" is a string, found None'),
+        ({"questions": [{"type": None, "answers": []}]}, '"type" is a string, found None'),
+        ({"dataset": 3}, '"dataset" is a string, found 3'),
+        ({"questions": [{"type": "\ud83d", "answers": []}]}, "is half of a surrogate pair"),
+    ],
+)
+def test_values_of_a_conversation_that_are_no_strings(tmp_path: Path, row, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"id": "1", "text": "Ada", "questions": [], **row}), "utf8")
+    with pytest.raises(ValueError, match=f"a.jsonl:1: .*{message}"):
+        list(read_conversations(path))
+
+
+def test_texts_that_an_annotation_run_has_dropped_are_passed_over(tmp_path: Path) -> None:
+    rows = [
+        {"id": "1", "text": "Ada", "entities": [], "dropped": None},
+        {"id": "2", "text": "Bob", "entities": [], "dropped": {"item": "", "reason": "no answer"}},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf8")
+    assert [passage.id for passage in read_passages(tmp_path / "a.jsonl")] == ["1"]
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:

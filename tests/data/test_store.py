@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spacy_universalner.data.store import ResponseStore
+from spacy_universalner.data.store import CutResponse, ResponseStore
 
 
 @pytest.fixture
@@ -26,6 +27,24 @@ def test_a_response_is_kept_as_it_is(store: ResponseStore) -> None:
     assert store.get("empty") == ""
     assert len(store) == 2
     assert ResponseStore(store.path).get("k") == "<> “é” \n 𝄞"
+
+
+def test_a_response_that_was_cut_off_says_so(store: ResponseStore) -> None:
+    store.put("whole", "a")
+    store.put("cut", CutResponse("a"))
+    again = ResponseStore(store.path)
+    assert again.get("cut") == again.get("whole") == "a"
+    assert isinstance(again.get("cut"), CutResponse)
+    assert not isinstance(again.get("whole"), CutResponse)
+    again.put("cut", "whole now")
+    assert not isinstance(store.get("cut"), CutResponse)
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "old.sqlite") as old:
+        old.execute("CREATE TABLE responses (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        old.execute("INSERT INTO responses VALUES ('k', 'v')")
+    assert ResponseStore(tmp_path / "old.sqlite").get("k") == "v"
 
 
 def test_a_failure_is_no_response_and_ends_with_one(store: ResponseStore) -> None:

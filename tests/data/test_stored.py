@@ -8,7 +8,7 @@ from threading import Barrier, Lock
 import pytest
 
 from spacy_universalner.data.annotation.stored import NoAnswer, StoredModel, make_stored_model
-from spacy_universalner.data.store import ResponseStore
+from spacy_universalner.data.store import CutResponse, ResponseStore
 from spacy_universalner.ty import Answer
 
 
@@ -76,6 +76,21 @@ def test_half_a_surrogate_pair_does_not_stop_a_run(tmp_path: Path) -> None:
     )
     assert list(model([["a"]])) == [["a face ?"]] == list(model([["a"]]))
     assert model.failed == 0
+
+
+@pytest.mark.parametrize("concurrency", [None, 2])
+def test_an_answer_that_was_cut_off_stays_one(tmp_path: Path, concurrency: int | None) -> None:
+    class Cutting(Batching):
+        def answer(self, prompts: Iterable[Sequence[str]]) -> Iterator[list[Answer]]:
+            for (prompt,) in prompts:
+                yield [Answer(prompt[:2], complete=len(prompt) < 3)]
+
+    for _ in range(2):  # asked, and out of the store
+        model = stored(Cutting(), tmp_path / "responses.sqlite", concurrency=concurrency)
+        ((cut,), (whole,)) = model([["abc"], ["d"]])
+        assert (cut, whole) == ("ab", "d")
+        assert isinstance(cut, CutResponse) and not isinstance(whole, CutResponse)
+    assert (model.asked, model.reused) == (0, 2)
 
 
 @pytest.mark.parametrize("concurrency", [None, 1, 3])

@@ -13,6 +13,7 @@ from spacy_universalner.data.annotation.tasks import (
     make_uniner_annotation_task,
 )
 from spacy_universalner.data.annotation.templates import render_prompt
+from spacy_universalner.data.store import CutResponse
 from spacy_universalner.ty import Mention, Reject
 
 
@@ -98,7 +99,21 @@ def test_an_answer_without_a_list_drops_the_passage() -> None:
         "I cannot do that.", "unparseable answer"
     )
     assert task.read("Ada", "[]").dropped is None
-    assert task.read("Ada", NoAnswer("timeout")).dropped == Reject("", "no answer: timeout")
+    assert task.read("Ada", NoAnswer("timeout")).dropped == Reject("timeout", "no answer")
+
+
+def test_an_answer_that_was_cut_off_is_used_as_far_as_it_is_whole() -> None:
+    task = make_nuner_annotation_task()
+    annotation = task.read("Ada saw Rome.", CutResponse("Ada <> person\nRome <> ci"))
+    assert annotation.mentions == (Mention(0, 3, "person"),)
+    assert annotation.rejects == (Reject("Rome <> ci", "cut off"),)
+    assert task.read("Ada saw Rome.", CutResponse("Ada <> per")).dropped == Reject(
+        "Ada <> per", "answer cut off"
+    )
+    uniner = make_uniner_annotation_task()
+    assert uniner.read("Ada.", CutResponse('[("Ada", "person"), (')).mentions == (
+        Mention(0, 3, "person"),
+    )
 
 
 def test_a_doc_gets_overlapping_spans_on_whole_tokens() -> None:

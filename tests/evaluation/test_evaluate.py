@@ -79,6 +79,16 @@ def test_any_pipeline_is_scored_by_both_metrics(tmp_path: Path, suffix: str):
     assert rows[0]["predicted"][1] == {"start": 13, "end": 18, "label": "PERSON"}
 
 
+@pytest.mark.parametrize("name", ["gold.json", "gold.jsonl"])
+def test_gold_data_is_not_written_over(tmp_path: Path, name: str):
+    make_pipeline(("Ada", "PERSON")).to_disk(tmp_path / "pipeline")
+    _, data = write_gold(tmp_path)
+    before = data.read_bytes()
+    with pytest.raises(SystemExit):
+        evaluate.main(tmp_path / "pipeline", [data], tmp_path / name)
+    assert data.read_bytes() == before and not (tmp_path / "gold.json").exists()
+
+
 @pytest.mark.parametrize("config", [{}, {"annotate": "ents"}, {"spans_key": "sc"}])
 def test_strings_are_those_of_the_answers_wherever_spans_go(tmp_path: Path, config: dict):
     nlp = spacy.blank("en")

@@ -47,6 +47,13 @@ def test_a_prediction_of_a_type_nobody_asked_for_is_wrong():
     assert (results["span"]["predicted"], results["span"]["gold"]) == (1, 3)
 
 
+def test_strings_of_a_type_that_no_text_has_count_against_the_model():
+    strings = {"person": ("Ada",), "river": ("Rhine", "Po")}  # neither stands in the text
+    results = make_results([Prediction(PASSAGE, ("person",), (), strings)])
+    assert (results["string_set"]["correct"], results["string_set"]["predicted"]) == (1, 3)
+    assert results["per_type"]["river"]["string_set"]["predicted"] == 2
+
+
 @pytest.mark.parametrize("breakdown", ["per_type", "per_length", "per_domain", "per_band"])
 @pytest.mark.parametrize("metric", ["span", "string_set", "partial"])
 def test_parts_add_up_to_the_whole(breakdown: str, metric: str):

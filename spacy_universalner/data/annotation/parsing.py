@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from ...ty import Extraction, Reject
 
+SEPARATOR = "<>"  # of NuNER's lines
 UNPARSEABLE = "unparseable"
+CUT = "cut off"
 
-_BULLET = re.compile(r"[-*•]\s+|\d+[.)]\s+")
+_BULLET = re.compile(r"[-*•]\s+|(\d+)[.)]\s+")
 _STRING = r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 _PAIR = re.compile(rf"[(\[]\s*{_STRING}\s*,\s*{_STRING}\s*,?\s*[)\]]", re.DOTALL)
 # A pair whose strings hold unescaped quotes, such as ("the "Foo" band", "band"); not a triple.
@@ -27,19 +30,47 @@ _CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
 _PAIR_BORDER = re.compile(r"(?<=[)\]])\s*,\s*(?=[(\[])")
 
 
-def parse_nuner(response: str) -> tuple[list[Extraction], list[Reject]]:
+def parse_nuner(
+    response: str, text: str = "", *, cut: bool = False
+) -> tuple[list[Extraction], list[Reject]]:
     """Read lines `entity <> concept <> description` (NuNER Figure 2).
 
     response (str): The annotator's answer. A missing description is tolerated, and so are bullets
         or numbers when every line carries one.
+    text (str): The sentence: where "1. FC Köln" stands in it, the number is no bullet.
+    cut (bool): Whether the answer was cut off; then its last line is not used.
     RETURNS (tuple[list[Extraction], list[Reject]]): What was read, in order, and the other lines.
     """
     lines = [line.strip() for line in response.splitlines() if line.strip()]
-    bullets = [_BULLET.match(line) for line in lines]
+    last = [Reject(lines.pop(), CUT)] if cut and lines else []
+    found, rejects = parse_lines(_without_bullets(lines, text))
+    return found, [*rejects, *last]
+
+
+def _without_bullets(lines: Sequence[str], text: str) -> Sequence[str]:
+    bullets = [match for match in map(_BULLET.match, lines) if match]
+    if len(bullets) < len(lines):
+        return lines
+    numbers = [int(match[1]) for match in bullets if match[1]]
+    counted = len(numbers) > 1 and numbers == list(range(1, len(lines) + 1))
+    if (
+        numbers
+        and not counted
+        and any(line.partition(SEPARATOR)[0].strip() in text for line in lines)
+    ):
+        return lines
+    return [line[match.end() :] for line, match in zip(lines, bullets, strict=True)]
+
+
+def parse_lines(lines: Iterable[str]) -> tuple[list[Extraction], list[Reject]]:
+    """Read `entity <> concept <> description`, each for itself.
+
+    lines (Iterable[str]): The lines.
+    RETURNS (tuple[list[Extraction], list[Reject]]): What was read, in order, and the other lines.
+    """
     extractions, rejects = [], []
-    for line, bullet in zip(lines, bullets, strict=True):
-        content = line[bullet.end() :] if bullet and all(bullets) else line
-        entity, *rest = (part.strip() for part in content.split("<>"))
+    for line in lines:
+        entity, *rest = (part.strip() for part in line.split(SEPARATOR))
         if not entity or not rest or not rest[0]:
             rejects.append(Reject(line, UNPARSEABLE))
         else:
@@ -47,11 +78,15 @@ def parse_nuner(response: str) -> tuple[list[Extraction], list[Reject]]:
     return extractions, rejects
 
 
-def parse_uniner(response: str) -> tuple[list[Extraction], list[Reject]]:
+def parse_uniner(
+    response: str, text: str = "", *, cut: bool = False
+) -> tuple[list[Extraction], list[Reject]]:
     """Read a list of tuples `[("entity 1", "type of entity 1"), ...]` (UniversalNER 3.1).
 
     response (str): The annotator's answer. Text and code fences around the list, single quotes,
         lists for tuples, unescaped quotes, several lists and an unfinished end are tolerated.
+    text (str): The passage; as for `parse_nuner`, and not looked at.
+    cut (bool): Whether the answer was cut off: its unfinished end, or an empty reject, says so.
     RETURNS (tuple[list[Extraction], list[Reject]]): What was read, in order, and what was not. An
         answer without any list is one reject.
     """
@@ -82,8 +117,11 @@ def parse_uniner(response: str) -> tuple[list[Extraction], list[Reject]]:
         if entity.strip() and label.strip():
             extractions.append(Extraction(entity.strip(), label.strip()))
         else:
-            rejects.append(Reject(chunk, UNPARSEABLE))
+            unfinished = cut and end == len(body)
+            rejects.append(Reject(chunk, CUT if unfinished else UNPARSEABLE))
         position = end
+    if cut and all(reject.reason != CUT for reject in rejects):
+        rejects.append(Reject("", CUT))
     return extractions, rejects
 
 

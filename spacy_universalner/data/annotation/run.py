@@ -20,6 +20,9 @@ from .stored import StoredModel
 from .summary import Summary
 from .tasks import Annotation, annotation_of
 
+# Texts of a batch for each request that may be under way.
+LOOK_AHEAD = 8
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -109,11 +112,13 @@ def annotate(
 
     nlp (Language): The pipeline of `load_annotator`.
     passages (Iterable[Passage]): The texts; entities that they have already are not looked at.
-    batch_size (int): Texts that the model sees at once.
+    batch_size (int): Texts that the model sees at once; more, where it asks for more side by side:
+        at the end of a batch, all of its requests wait for the slowest.
     YIELDS (tuple[Passage, Annotation, Doc]): The passages in order with the entities that were
         found, what became of their answers, and their Docs.
     """
     texts = ((passage.text, passage.id) for passage in passages)
+    batch_size = max(batch_size, LOOK_AHEAD * (stored_model(nlp).concurrency or 0))
     for doc, id in nlp.pipe(texts, as_tuples=True, batch_size=batch_size):
         annotation = annotation_of(doc)
         del doc.user_data["annotation"]  # which a .spacy file could not hold
@@ -164,22 +169,6 @@ def write_annotations(
         docs.to_disk(partial)
         partial.replace(docs_path)
     return summary
-
-
-def check_paths(texts: Path, outputs: Iterable[Path]) -> None:
-    """Refuse to write where the texts are read from.
-
-    texts (Path): The input, a file or a folder.
-    outputs (Iterable[Path]): What will be written.
-    RAISES (ValueError): One of them is the input, holds it or lies in it.
-    """
-    source = texts.resolve()
-    for output in outputs:
-        target = output.resolve()
-        if target == source or target in source.parents or source in target.parents:
-            raise ValueError(
-                f"{output} would be written over the texts in {texts}. Name another OUTPUT."
-            )
 
 
 def annotated_to_dict(passage: Passage, annotation: Annotation) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Callable, Iterable  # noqa: UP035 (spacy-llm compares these very types)
 
 from ...ty import Answer, AnsweringModel, ModelWithIdentity
-from ..store import ResponseStore, Store
+from ..store import CutResponse, ResponseStore, Store
 from .costs import count_tokens
 
 
@@ -87,7 +87,7 @@ class StoredModel:
         with closing(self._ask_all(missing)) as answers:
             for prompt, answer in answers:
                 self._count(prompt, answer)
-                responses[prompt] = answer.text if answer.error is None else NoAnswer(answer.error)
+                responses[prompt] = _response(answer)
         for document in documents:
             yield [responses[prompt] for prompt in document]
 
@@ -126,7 +126,7 @@ class StoredModel:
             # Half of a surrogate pair, which a server may write as an escape, cannot be stored.
             text = answer.text.encode("utf8", "replace").decode("utf8")
             answer = answer if text == answer.text else replace(answer, text=text)
-            self.store.put(self.key(prompt), text)
+            self.store.put(self.key(prompt), _response(answer))
         else:
             self.store.fail(self.key(prompt), answer.error)
         return answer
@@ -146,3 +146,9 @@ class StoredModel:
                 f"{answer.error}\nNothing is lost: run again when the cause is mended, and only "
                 "what has no answer yet is asked."
             )
+
+
+def _response(answer: Answer) -> str:
+    if answer.error is not None:
+        return NoAnswer(answer.error)
+    return answer.text if answer.complete else CutResponse(answer.text)

@@ -7,18 +7,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Iterable  # noqa: UP035 (spacy-llm compares these very types)
+from typing import Any, Iterable, Protocol  # noqa: UP035 (spacy-llm compares these very types)
 
 from spacy.tokens import Doc, SpanGroup
 
 from ...alignment import locate, to_spans
 from ...ty import Extraction, Mention, Reject
+from ..store import CutResponse
 from .filters import DROPPED_CONCEPTS, EMPTY_TYPES, is_english, reject_if, says_nothing
 from .parsing import parse_nuner, parse_uniner
 from .stored import NoAnswer
 from .templates import render_prompt
+
+# Why a text is dropped whose request failed; what the failure was is the reject's item.
+NO_ANSWER = "no answer"
+
+
+class Parser(Protocol):
+    """Reads an answer about a text; see `parse_nuner`."""
+
+    def __call__(
+        self, response: str, text: str, *, cut: bool
+    ) -> tuple[list[Extraction], list[Reject]]: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class AnnotationTask:
     def __init__(
         self,
         template: str,
-        parse: Callable[[str], tuple[list[Extraction], list[Reject]]],
+        parse: Parser,
         *,
         dropped_concepts: Sequence[str] = (),
         empty_types: Sequence[str] = (),
@@ -128,14 +140,16 @@ class AnnotationTask:
         """Turn an answer into entities of the text.
 
         text (str): The sentence or passage.
-        response (str): The LLM's answer, or a `NoAnswer`.
+        response (str): The LLM's answer; a `CutResponse` if it is not whole, or a `NoAnswer`.
         RETURNS (Annotation): Its entities, and all that did not become one.
         """
         if isinstance(response, NoAnswer):
-            return Annotation(dropped=Reject("", f"no answer: {response}"))
-        found, rejects = self.parse(response)
+            return Annotation(dropped=Reject(str(response), NO_ANSWER))
+        cut = isinstance(response, CutResponse)
+        found, rejects = self.parse(response, text, cut=cut)
         if rejects and not found:
-            return Annotation(dropped=Reject(response, "unparseable answer"))
+            reason = "answer cut off" if cut else "unparseable answer"
+            return Annotation(dropped=Reject(str(response), reason))
         for extraction in found:
             if says_nothing(extraction.label, self.dropped_concepts):
                 reason = f'text with the concept "{extraction.label.casefold()}"'

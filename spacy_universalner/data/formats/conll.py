@@ -21,7 +21,7 @@ _TAG = re.compile(r"O|[BIELSU]-.+")
 def read_conll(path: Path, *, tags: TagColumn | None = None) -> Iterator[Passage]:
     """Stream sentences tagged in IO, IOB1, BIO, BIOES or BILOU.
 
-    path (Path): Columns are separated by tabs, or else by white space; `-DOCSTART-` lines are
+    path (Path): Columns are separated by tabs, or else by spaces; `-DOCSTART-` lines are
         skipped. The text is the tokens joined by spaces.
     tags (str | None): Whether the tag is the "last" column, as in CoNLL's own files, or the
         "first", as in MIT's; None to see for oneself, reading the file once more.
@@ -77,14 +77,17 @@ def write_conll(
     passages (Iterable[Passage]): The passages. Tokens of white space are left out.
     nlp (Language): Gives the tokenizer.
     tags (str): The column of the tags, "first" or "last".
-    RETURNS (list[tuple[str, Reject]]): Entities that overlap longer ones, each with its passage's
-        id: a token has one tag.
+    RETURNS (list[tuple[str, Reject]]): Entities that overlap longer ones, as a token has one tag,
+        and texts without a token, each with its passage's id.
     """
     rejects: list[tuple[str, Reject]] = []
     with write_whole(path) as file:
         for passage in passages:
             doc, lost = passage_to_doc(nlp, passage)
             rejects.extend((passage.id, reject) for reject in lost)
+            if not passage.text.strip():
+                rejects.append((passage.id, Reject(passage.text, "text without a token")))
+                continue
             for token in doc:
                 if not token.is_space:
                     tag = f"{token.ent_iob_}-{token.ent_type_}" if token.ent_type_ else "O"
@@ -103,7 +106,9 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             line = line.rstrip("\r\n")
-            fields = line.split("\t") if "\t" in line else line.split()
+            # Other white space, such as a no-break space, is a part of its token.
+            fields = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+            fields = fields if line.strip() else []
             if fields and fields[0] == "-DOCSTART-":
                 fields = []
             yield f"{path}:{number}", fields

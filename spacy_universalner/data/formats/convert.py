@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
@@ -16,17 +16,20 @@ from ...ty import Conversation, Extraction, Passage, Question, Reject
 from ..conversations import answers_by_type
 from ..readers import (
     doc_to_passage,
+    passage_from_dict,
     passages_to_docbin,
     read_conversations,
     read_passages,
+    read_rows,
     write_conversations,
+    write_json_lines,
     write_passages,
 )
 from .conll import TagColumn, read_conll, write_conll
 from .nuner import read_nuner, write_nuner
 from .pile_ner import read_pile_ner, write_pile_ner
 
-Record = TypeVar("Record", Passage, Conversation)
+Record = TypeVar("Record")
 Format = Literal["passages", "conversations", "spacy", "conll", "pile-ner", "nuner"]
 
 SUFFIXES: dict[str, Format] = {
@@ -96,7 +99,8 @@ class Converter:
     unread: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, source: Path, source_format: Format, target: Path, to: Format) -> None:
-        """Convert a file. Conversations keep their negatives if they stay conversations.
+        """Convert a file. Conversations keep their negatives if they stay conversations, and
+        passages whatever else their rows hold.
 
         source (Path): The file to read.
         source_format (str): Its format.
@@ -107,6 +111,10 @@ class Converter:
         if source_format in kinds and to in kinds:
             conversations = map(self._ask, _read_conversations(source, source_format))
             _write_conversations(target, to, self._count(conversations))
+        elif source_format == to == "passages":
+            with write_json_lines(target) as write:
+                for place, row in self._count(read_rows(source)):
+                    write(self._rename_row(row, place))
         else:
             self.write(target, to, self.read(source, source_format))
 
@@ -142,7 +150,7 @@ class Converter:
             case "conll":
                 self.rejects += write_conll(path, passages, self.nlp, tags=self.tags or "last")
             case "nuner":
-                write_nuner(path, passages)
+                self.rejects += write_nuner(path, passages)
             case _:
                 conversations = (passage_to_conversation(each, self.dataset) for each in passages)
                 _write_conversations(path, format, conversations)
@@ -165,13 +173,26 @@ class Converter:
         mentions = (replace(mention, label=label) for mention, label in named if label is not None)
         return replace(passage, mentions=tuple(mentions))
 
+    def _rename_row(self, row: dict[str, Any], place: str) -> dict[str, Any]:
+        passage_from_dict(row, place)  # which checks it
+        entities = [
+            {**entity, "label": label}
+            for entity in row.get("entities") or ()
+            if (label := self.labels.get(entity["label"], entity["label"])) is not None
+        ]
+        return {**row, "entities": entities}
+
     def _ask(self, conversation: Conversation) -> Conversation:
         named = (
             (asked, self.labels.get(asked.type, asked.type)) for asked in conversation.questions
         )
-        questions = (replace(asked, type=label) for asked, label in named if label is not None)
+        answers: dict[str, dict[str, None]] = {}  # labels that became one are asked for once
+        for asked, label in named:
+            if label is not None:
+                answers.setdefault(label, {}).update(dict.fromkeys(asked.answers))
+        questions = tuple(Question(label, tuple(found)) for label, found in answers.items())
         dataset = conversation.dataset if self.dataset is None else self.dataset
-        return replace(conversation, questions=tuple(questions), dataset=dataset)
+        return replace(conversation, questions=questions, dataset=dataset)
 
     def _note(self, passage: Passage, rejects: Iterable[Reject]) -> Passage:
         self.rejects += [(passage.id, reject) for reject in rejects]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...alignment import locate
 from ...ty import Passage, Reject
-from ..annotation.parsing import parse_nuner, read_strings
+from ..annotation.parsing import SEPARATOR, parse_lines, read_strings
 from ..conversations import answers_by_type
 from ..readers import read_rows, write_json_lines, write_whole
 
@@ -29,19 +29,22 @@ def read_nuner(path: Path) -> Iterator[tuple[Passage, list[Reject]]]:
                 f"'entity <> concept'; found {str(row)[:200]}"
             )
         lines = read_strings(output) if isinstance(output, str) else map(str, output)
-        found, unread = parse_nuner("\n".join(lines))
+        found, unread = parse_lines(lines)
         mentions, lost = locate(text, found)
         yield Passage(f"{path.stem}-{number}", text, tuple(mentions)), [*unread, *lost]
 
 
-def write_nuner(path: Path, passages: Iterable[Passage]) -> None:
+def write_nuner(path: Path, passages: Iterable[Passage]) -> list[tuple[str, Reject]]:
     """Write sentences with "input" and "output".
 
     path (Path): The file: `.csv`, with lists as Python prints them, or else JSON lines.
     passages (Iterable[Passage]): The sentences; streamed.
+    RETURNS (list[tuple[str, Reject]]): Entities that a line cannot hold, each with its passage's
+        id.
     RAISES (ValueError): The file is `.parquet`, which is read only.
     """
-    rows = ({"input": passage.text, "output": _lines(passage)} for passage in passages)
+    rejects: list[tuple[str, Reject]] = []
+    rows = ({"input": passage.text, "output": _lines(passage, rejects)} for passage in passages)
     match path.suffix:
         case ".parquet":
             raise ValueError(f"Cannot write {path}: NuNER's data is written as .csv or .jsonl")
@@ -54,11 +57,16 @@ def write_nuner(path: Path, passages: Iterable[Passage]) -> None:
             with write_json_lines(path) as write:
                 for row in rows:
                     write(row)
+    return rejects
 
 
-def _lines(passage: Passage) -> list[str]:
-    return [
-        f"{entity} <> {concept}"
-        for concept, entities in answers_by_type(passage).items()
-        for entity in entities
-    ]
+def _lines(passage: Passage, rejects: list[tuple[str, Reject]]) -> list[str]:
+    lines = []
+    for concept, entities in answers_by_type(passage).items():
+        for entity in entities:
+            line = f"{entity} {SEPARATOR} {concept}"
+            if SEPARATOR in entity or SEPARATOR in concept:
+                rejects.append((passage.id, Reject(line, f'holds "{SEPARATOR}"')))
+            else:
+                lines.append(line)
+    return lines

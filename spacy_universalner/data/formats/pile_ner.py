@@ -11,7 +11,7 @@ from typing import Any
 
 from ...ty import Conversation, Question
 from ...universal_ner.prompt import ACKNOWLEDGEMENT, format_answer
-from ..readers import open_text, read_answers, write_whole
+from ..readers import check_characters, open_text, read_answers, write_whole
 
 _OPENING = re.compile(r"(?:Dataset: (?P<dataset>.*?)\n )?Text: (?P<text>.*)", re.DOTALL)
 _QUESTION = re.compile(r"What describes (?P<type>.*) in the text\?", re.DOTALL)
@@ -63,7 +63,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             row, end = decoder.raw_decode(content, start)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-        yield f"{path}:{line}", row
+        place = f"{path}:{line}"
+        check_characters(row, place)
+        yield place, row
         line += content.count("\n", start, end)
         position = end
 

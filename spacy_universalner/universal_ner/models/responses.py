@@ -10,6 +10,9 @@ from typing import Any
 from spacy_universalner.ty import Answer
 from spacy_universalner.universal_ner.models.closing import find_close
 
+# How servers say that an answer is not whole: a limit was reached, or a filter broke it off.
+CUT = frozenset({"length", "max_tokens", "content_filter"})
+
 
 class ResponseError(ValueError):
     """A response that promises an answer and holds none."""
@@ -21,7 +24,7 @@ def read_response(response: str, *, cut: bool) -> Answer:
     response (str): The response's JSON.
     cut (bool): Whether an answer ends where its JSON list or object closes.
     RETURNS (Answer): The answer, with its tokens where the server tells them. A model that wrote
-        no text, such as one that refused, gives one with an error.
+        no text, such as one that refused or spent its tokens on thinking, gives one with an error.
     RAISES (ResponseError): It is not JSON, or not of the API's form.
     """
     try:
@@ -32,11 +35,13 @@ def read_response(response: str, *, cut: bool) -> Answer:
         raise ResponseError(f"the response holds no answer: {response[:200]!r}") from error
     if not isinstance(text, str):
         return Answer("", error=f"the model wrote no text: {json.dumps(choice)[:200]}")
+    if not text.strip() and finish in CUT:
+        return Answer("", error=f"the model wrote no text before it was stopped by '{finish}'")
     # An escaped half of a surrogate pair could not be written to a file.
     text = text.encode("utf-8", "replace").decode("utf-8")
     close = find_close(text) if cut else None
     ends, logprobs = _align(_read_tokens(tokens), text[:close])
-    return Answer(text[:close], ends, logprobs, complete=close is not None or finish != "length")
+    return Answer(text[:close], ends, logprobs, complete=close is not None or finish not in CUT)
 
 
 def _read_tokens(logprobs: Any) -> Iterator[tuple[bytes, float]]:

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spacy_universalner.ty import (
-    Answer,
-)
+from spacy_universalner.ty import Answer
 from spacy_universalner.universal_ner.models.responses import read_response
 
 
@@ -24,6 +22,12 @@ from spacy_universalner.universal_ner.models.responses import read_response
         ('As [1] says: ["a"]', "stop", Answer('As [1] says: ["a"]')),
         ('{"person": ["a"], "city": []}.', "stop", Answer('{"person": ["a"], "city": []}')),
         ("", "stop", Answer("")),
+        ("Ada", "content_filter", Answer("Ada", complete=False)),
+        (
+            " \n",
+            "length",
+            Answer("", error="the model wrote no text before it was stopped by 'length'"),
+        ),
         ("a face \ud83d", "length", Answer("a face ?", complete=False)),
         ("[" * 100_000, "length", Answer("[" * 100_000, complete=False)),
     ],
