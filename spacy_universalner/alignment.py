@@ -53,9 +53,9 @@ def find_occurrences(
     text (str): The text.
     string (str): What to look for; white space around it is ignored.
     occurrences (str): "all" places, from left to right and without overlap, or only the "first".
-    tolerant (bool): Whether a string that does not stand there as written is also found with
-        other white space, case, accents, typographic quotes and dashes, or Unicode composition.
-        Places that differ in white space only win over others.
+    tolerant (bool): Whether the string is also found with other white space, and one that does
+        not stand there so, with other case, accents, typographic quotes and dashes, or Unicode
+        composition.
     word_boundary (bool): Whether a place must not start or end inside a word.
     RETURNS (list[tuple[int, int]]): Character offsets in `text`, end exclusive.
     """
@@ -65,14 +65,15 @@ def find_occurrences(
     places = _exact(text, string)
     if word_boundary:
         places = (place for place in places if _is_whole(text, *place))
-    found = list(_disjoint(places))
-    if not found and tolerant:
-        places = _folded(text, string)
+    found = list(places)
+    squeezed = string.split()
+    if tolerant and (not found or len(squeezed) > 1):
+        variants = list(_folded(text, string))
         if word_boundary:
-            places = (place for place in places if _is_whole(text, *place))
-        found = list(_disjoint(places))
-        squeezed = string.split()
-        found = [place for place in found if text[slice(*place)].split() == squeezed] or found
+            variants = [place for place in variants if _is_whole(text, *place)]
+        found += [place for place in variants if text[slice(*place)].split() == squeezed]
+        found = found or variants
+    found = list(_disjoint(sorted(found)))
     return found[:1] if occurrences == "first" else found
 
 

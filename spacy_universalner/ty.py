@@ -158,6 +158,28 @@ class Answer:
     complete: bool = True
     error: str | None = None
 
+    @classmethod
+    def of(cls, string: Any) -> Answer:
+        """An answer from a model that gives nothing but strings; see `string`."""
+        if isinstance(string, NoAnswer):
+            return cls("", error=str(string))
+        return cls(str(string), complete=not isinstance(string, CutAnswer))
+
+    @property
+    def string(self) -> str:
+        """Text or error as one string: plain, a `CutAnswer` or a `NoAnswer`."""
+        if self.error is not None:
+            return NoAnswer(self.error)
+        return self.text if self.complete else CutAnswer(self.text)
+
+
+class NoAnswer(str):
+    """Stands in for the answer of a request that failed; as a string it is the reason."""
+
+
+class CutAnswer(str):
+    """An answer that is not `complete`, for who takes nothing but strings."""
+
 
 class LanguageModel(Protocol):
     """spacy-llm's model signature: the inner iterable holds one document's prompts."""

@@ -98,6 +98,12 @@ def test_exact_places_win_over_folded_ones():
     assert found("us and US", "US", tolerant=True) == ["US"]
 
 
+def test_other_white_space_is_the_same_string():
+    text = "New\nYork, NEW YORK and New York"
+    assert found(text, "New York", tolerant=True) == ["New\nYork", "New York"]
+    assert find_occurrences(text, "New York", occurrences="first", tolerant=True) == [(0, 8)]
+
+
 @given(TEXTS, TEXTS, TEXTS, st.booleans())
 def test_whatever_stands_in_a_text_is_found_there(before, string, after, tolerant):
     text = before + string + after

@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, Protocol
 
+from ..ty import CutAnswer
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cut (key TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -16,10 +18,6 @@ CREATE TABLE IF NOT EXISTS failures (key TEXT PRIMARY KEY, reason TEXT NOT NULL)
 """
 _INSERT_CUT = "INSERT OR IGNORE INTO cut VALUES (?)"
 _DELETE_CUT = "DELETE FROM cut WHERE key = ?"
-
-
-class CutResponse(str):
-    """A response that ended at the limit of its tokens, or where the server broke it off."""
 
 
 class Store(Protocol):
@@ -72,11 +70,11 @@ class ResponseStore:
         if not rows:
             return None
         ((value, cut),) = rows
-        return value if cut is None else CutResponse(value)
+        return value if cut is None else CutAnswer(value)
 
     def put(self, key: str, value: str) -> None:
         """Store a response, for good once this returns; a failure under the key is forgotten."""
-        cut = isinstance(value, CutResponse)
+        cut = isinstance(value, CutAnswer)
         self._write(
             ("INSERT OR REPLACE INTO responses VALUES (?, ?)", (key, str(value))),
             (_INSERT_CUT if cut else _DELETE_CUT, (key,)),

@@ -124,14 +124,13 @@ class Annotator:
     ) -> Iterator[Mention]:
         part = text[window.start : window.end]
         for each in found:
-            places = find_occurrences(part, each.text, occurrences=self.occurrences, tolerant=True)
-            if not places:
-                # What the document's own tokens end at is no inside of a word, as in "20|mg".
-                anywhere = find_occurrences(part, each.text, tolerant=True, word_boundary=False)
-                ours = ((window.start + start, window.start + end) for start, end in anywhere)
-                whole = (doc.char_span(*place) is not None for place in ours)
-                places = list(compress(anywhere, whole))
-                places = places[:1] if self.occurrences == "first" else places
+            words = find_occurrences(part, each.text, tolerant=True)
+            # What the document's own tokens end at is no inside of a word, as in "20|mg".
+            anywhere = find_occurrences(part, each.text, tolerant=True, word_boundary=False)
+            ours = ((window.start + start, window.start + end) for start, end in anywhere)
+            whole = (doc.char_span(*place) is not None for place in ours)
+            places = sorted({*words, *compress(anywhere, whole)})
+            places = places[:1] if self.occurrences == "first" else places
             if not places:
                 reason = why_not_found(part, each.text)
                 refused.append(Refused(each.label, each.text, reason))

@@ -24,7 +24,7 @@ def ask(model: LanguageModel, groups: Sequence[Sequence[Prompt]]) -> Iterator[li
         replies = model.answer(groups)
     else:
         responses = model(groups) if groups else ()
-        replies = ([Answer(str(text)) for text in group] for group in responses)
+        replies = ([Answer.of(text) for text in group] for group in responses)
     answered = 0
     for prompts, answers in zip(groups, replies, strict=False):
         if len(answers) != len(prompts):
@@ -53,6 +53,8 @@ def ask_or_recall(
     identity (str): Names the model and its decoding.
     YIELDS (list[Answer]): The answers to the prompts of a group, in order.
     """
+    # An annotation run may keep the same answers in the same file, as plain text.
+    identity = f"{identity}, with its tokens"
     keys = [[store.key(identity, prompt) for prompt in prompts] for prompts in groups]
     known = [[store.get(key) for key in group] for group in keys]
     missing = [

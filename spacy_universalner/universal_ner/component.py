@@ -16,9 +16,11 @@ from spacy.pipeline import Pipe
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import SimpleFrozenList
+from thinc.api import Config
 from tqdm import tqdm
 
 from spacy_universalner import scores
+from spacy_universalner.data.annotation.stored import StoredModel
 from spacy_universalner.data.store import ResponseStore
 from spacy_universalner.forks import make_forks_safe
 from spacy_universalner.ty import (
@@ -200,6 +202,18 @@ class UniversalNER(Pipe):
                 f"'{name}': label_thresholds has {', '.join(map(repr, sorted(unknown)))}, but the "
                 f"labels are {', '.join(map(repr, questions.labels))}."
             )
+        for label, limit in annotator.label_thresholds.items():
+            if not _survives_config({label: limit}):
+                raise ValueError(
+                    f"'{name}': label_thresholds: a config cannot hold the key '{label}'. Give the "
+                    "label another name, without ':' and '=' and with a letter first."
+                )
+        if isinstance(model, StoredModel) and isinstance(model.model, AnsweringModel):
+            raise ValueError(
+                f"'{name}': spacy-universalner.Stored.v1 around {type(model.model).__name__} would "
+                "hide its scores, its windows and its weights. Name that model itself, and set "
+                f"cache = '{model.store.path}' to keep its answers."
+            )
         # Found without being computed: it may read all weights.
         if cache is not None and getattr_static(model, "identity", None) is None:
             raise ValueError(
@@ -375,6 +389,9 @@ class UniversalNER(Pipe):
         # Dictionaries are equal in any order, but labels may have one (conflict = "label_order").
         if list(self.questions.labels or ()) != list(self._initial["labels"] or ()):
             changed["labels"] = self.cfg["labels"]
+        # A config reads a label such as "ORG:public" as something else.
+        if not _survives_config(self.cfg["labels"]):
+            changed["labels"] = self.cfg["labels"]
         return changed
 
     def _change(self, changes: dict[str, Any]) -> None:
@@ -444,3 +461,8 @@ class UniversalNER(Pipe):
             deserialize["model"] = lambda p: load(p) if p.exists() else None
         util.from_disk(path, deserialize, exclude)
         return self
+
+
+def _survives_config(values: dict[str, Any] | None) -> bool:
+    written = Config({"values": {} if values is None else values}).to_str()
+    return Config().from_str(written)["values"] == (values or {})

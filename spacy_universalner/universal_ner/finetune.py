@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -29,7 +30,7 @@ from transformers.trainer_callback import (
     TrainerControl,
     TrainerState,
 )
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint, set_seed
 from transformers.training_args import TrainingArguments
 
 from ..budget import TimeBudget
@@ -272,8 +273,17 @@ def finetune(
     dev_rows, _ = encode_all(tokenizer, dev_conversations, settings.data, positions)
     asked = _take_questions(dev_conversations, settings.data.dev_questions)
 
+    if dev_conversations and arguments.eval_strategy == IntervalStrategy.NO:
+        warnings.warn(
+            f"{len(dev_conversations):,} conversations to evaluate on are not looked at: set "
+            'eval_strategy = "epoch" or "steps" in [training].',
+            stacklevel=2,
+        )
+
     def score(model: PreTrainedModel) -> float:
-        return score_answers(model, tokenizer, asked, template=settings.data.template).f1
+        # Adapters hide the model's own arguments and outputs; they work in it all the same.
+        plain = getattr(model, "get_base_model", lambda: model)()
+        return score_answers(plain, tokenizer, asked, template=settings.data.template).f1
 
     if settings.lora is not None:
         model = _add_adapters(model, settings.lora)

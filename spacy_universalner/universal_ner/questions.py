@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from spacy_universalner.data.annotation.parsing import parse_uniner
 from spacy_universalner.data.annotation.templates import render_prompt
@@ -113,7 +114,11 @@ def asked_for(labels: Sequence[str] | Mapping[str, str] | None) -> dict[str, str
 
     labels (Sequence[str] | Mapping[str, str] | None): As in the component's config.
     RETURNS (dict[str, str] | None): A copy; None for discovery.
+    RAISES (ValueError): A label or what is asked holds "${", which no config can.
     """
+    for text in chain(labels or (), labels.values() if isinstance(labels, Mapping) else ()):
+        if "${" in text:
+            raise ValueError(f"{text!r}: a config takes '${{' for a variable. Ask without it.")
     if labels is None:
         return None
     return dict(labels) if isinstance(labels, Mapping) else {label: label for label in labels}

@@ -101,7 +101,7 @@ class UniNERTask:
         """
         for (doc,), strings in zip(shards, responses, strict=True):
             windows = [Window(*fields) for fields in doc.user_data.pop(_WINDOWS)]
-            stream = iter([Answer(str(string)) for string in strings])
+            stream = iter([Answer.of(string) for string in strings])
             size = len(self.questions.subjects())
             answers = [list(islice(stream, size)) for _ in windows]
             record = self.annotator(doc, windows, self.questions, answers)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spacy_universalner.data.store import CutResponse, ResponseStore
+from spacy_universalner.data.store import ResponseStore
+from spacy_universalner.ty import CutAnswer
 
 
 @pytest.fixture
@@ -31,13 +32,13 @@ def test_a_response_is_kept_as_it_is(store: ResponseStore) -> None:
 
 def test_a_response_that_was_cut_off_says_so(store: ResponseStore) -> None:
     store.put("whole", "a")
-    store.put("cut", CutResponse("a"))
+    store.put("cut", CutAnswer("a"))
     again = ResponseStore(store.path)
     assert again.get("cut") == again.get("whole") == "a"
-    assert isinstance(again.get("cut"), CutResponse)
-    assert not isinstance(again.get("whole"), CutResponse)
+    assert isinstance(again.get("cut"), CutAnswer)
+    assert not isinstance(again.get("whole"), CutAnswer)
     again.put("cut", "whole now")
-    assert not isinstance(store.get("cut"), CutResponse)
+    assert not isinstance(store.get("cut"), CutAnswer)
 
 
 def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:

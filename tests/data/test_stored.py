@@ -7,9 +7,9 @@ from threading import Barrier, Lock
 
 import pytest
 
-from spacy_universalner.data.annotation.stored import NoAnswer, StoredModel, make_stored_model
-from spacy_universalner.data.store import CutResponse, ResponseStore
-from spacy_universalner.ty import Answer
+from spacy_universalner.data.annotation.stored import StoredModel, make_stored_model
+from spacy_universalner.data.store import ResponseStore
+from spacy_universalner.ty import Answer, CutAnswer, NoAnswer
 
 
 class Shouting:
@@ -89,7 +89,7 @@ def test_an_answer_that_was_cut_off_stays_one(tmp_path: Path, concurrency: int |
         model = stored(Cutting(), tmp_path / "responses.sqlite", concurrency=concurrency)
         ((cut,), (whole,)) = model([["abc"], ["d"]])
         assert (cut, whole) == ("ab", "d")
-        assert isinstance(cut, CutResponse) and not isinstance(whole, CutResponse)
+        assert isinstance(cut, CutAnswer) and not isinstance(whole, CutAnswer)
     assert (model.asked, model.reused) == (0, 2)
 
 

@@ -6,15 +6,13 @@ import pytest
 import spacy
 
 from spacy_universalner.data.annotation.filters import is_english, says_nothing
-from spacy_universalner.data.annotation.stored import NoAnswer
 from spacy_universalner.data.annotation.tasks import (
     annotation_of,
     make_nuner_annotation_task,
     make_uniner_annotation_task,
 )
 from spacy_universalner.data.annotation.templates import render_prompt
-from spacy_universalner.data.store import CutResponse
-from spacy_universalner.ty import Mention, Reject
+from spacy_universalner.ty import CutAnswer, Mention, NoAnswer, Reject
 
 
 def test_the_prompt_of_nuner() -> None:
@@ -104,14 +102,14 @@ def test_an_answer_without_a_list_drops_the_passage() -> None:
 
 def test_an_answer_that_was_cut_off_is_used_as_far_as_it_is_whole() -> None:
     task = make_nuner_annotation_task()
-    annotation = task.read("Ada saw Rome.", CutResponse("Ada <> person\nRome <> ci"))
+    annotation = task.read("Ada saw Rome.", CutAnswer("Ada <> person\nRome <> ci"))
     assert annotation.mentions == (Mention(0, 3, "person"),)
     assert annotation.rejects == (Reject("Rome <> ci", "cut off"),)
-    assert task.read("Ada saw Rome.", CutResponse("Ada <> per")).dropped == Reject(
+    assert task.read("Ada saw Rome.", CutAnswer("Ada <> per")).dropped == Reject(
         "Ada <> per", "answer cut off"
     )
     uniner = make_uniner_annotation_task()
-    assert uniner.read("Ada.", CutResponse('[("Ada", "person"), (')).mentions == (
+    assert uniner.read("Ada.", CutAnswer('[("Ada", "person"), (')).mentions == (
         Mention(0, 3, "person"),
     )
 

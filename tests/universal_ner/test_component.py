@@ -205,6 +205,8 @@ def test_a_documents_own_tokens_are_words():
     nlp = make_nlp(entities={"location": ["mg", "am"]})
     assert [token.text for token in nlp.make_doc("20mg")] == ["20", "mg"]
     assert ents(nlp("20mg at 10am in Siam")) == [("mg", "location"), ("am", "location")]
+    both = make_nlp(entities={"location": ["mg"]})("5mg and 20 mg")
+    assert [ent.start_char for ent in both.ents] == [1, 11]
     doc = make_nlp(entities={"location": ["mg"]}, occurrences="first")("20mg and 30mg")
     assert [ent.start_char for ent in doc.ents] == [2]
 

@@ -7,7 +7,9 @@ import os
 import signal
 
 import pytest
+import spacy
 
+from spacy_universalner.data.annotation.tasks import make_uniner_annotation_task
 from spacy_universalner.data.store import ResponseStore
 from tests.universal_ner.pipelines import TEXT, ents, make_nlp, pipe_of, places
 
@@ -54,6 +56,40 @@ def test_the_cache_survives_processes_that_share_it(tmp_path):
 def test_a_cache_needs_a_model_with_a_name(tmp_path):
     with pytest.raises(ValueError, match="Set cache = null, or wrap the model"):
         make_nlp("test.PlainGazetteer.v1", cache=str(tmp_path / "answers.sqlite"))
+
+
+def add_stored(nlp, name: str, path, **config):
+    model = {"@llm_models": name, "entities": {"person": ["Bo"]}}
+    stored = {"@llm_models": "spacy-universalner.Stored.v1", "path": str(path), "model": model}
+    config = {"labels": ["person"], "model": {**stored, "identity": "rules"}, **config}
+    return nlp.add_pipe("universal_ner", config=config)
+
+
+def test_a_failure_behind_a_store_is_no_answer(tmp_path):
+    nlp = spacy.blank("en")
+    cache = str(tmp_path / "answers.sqlite")
+    pipe = add_stored(nlp, "test.PlainGazetteer.v1", tmp_path / "stored.sqlite", cache=cache)
+    with pytest.raises(RuntimeError, match="ConnectionError: it is unreachable"):
+        nlp("Bo may CRASH")
+    pipe.on_error = "record"
+    doc = nlp("Bo may CRASH")
+    assert doc.ents == () and len(doc.user_data["universal_ner"]["errors"]) == 1
+    assert len(ResponseStore(cache)) == 0
+    assert ents(nlp("Bo")) == [("Bo", "person")]
+
+
+def test_a_store_does_not_hide_a_model_that_needs_none(tmp_path):
+    with pytest.raises(ValueError, match="around Gazetteer would hide its scores"):
+        add_stored(spacy.blank("en"), "test.Gazetteer.v1", tmp_path / "stored.sqlite")
+
+
+def test_an_annotation_run_may_keep_the_same_questions_in_the_same_file(tmp_path):
+    store = ResponseStore(tmp_path / "answers.sqlite")
+    nlp = make_nlp(labels=None, cache=str(store.path))
+    task = make_uniner_annotation_task()
+    (prompt,) = task.generate_prompts([nlp.make_doc("Bo in Genoa")])
+    store.put(store.key(pipe_of(nlp).model.identity, prompt), "[('Bo', 'sailor')]")
+    assert ents(nlp("Bo in Genoa")) == [("Bo", "person"), ("Genoa", "location")]
 
 
 def test_killed_while_asking_loses_nothing_that_was_answered(tmp_path):

@@ -84,6 +84,11 @@ def test_a_model_that_does_not_answer_each_prompt_is_refused():
         ({"conflict": "shortest"}, "shortest"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0: expected at least 1"),
         ({"label_thresholds": {"animal": 0.5}}, "label_thresholds has 'animal', but the labels"),
+        (
+            {"labels": ["a:b"], "label_thresholds": {"a:b": 0.5}},
+            "a config cannot hold the key 'a:b'",
+        ),
+        ({"labels": {"PRICE": "a price in ${}"}}, "a config takes"),
     ],
 )
 def test_wrong_settings_are_named(config, message):

@@ -32,13 +32,14 @@ from tests.universal_ner.tuning import (
 
 @pytest.mark.parametrize("attend", ["conversation", "question"])
 def test_any_causal_model_learns_and_loads_again(folder, tmp_path, attend):
-    metrics = finetune(
-        make_settings({"num_train_epochs": 4}, attend=attend),
-        str(folder),
-        conversations(8),
-        tmp_path,
-        dev_conversations=conversations(2),
-    )
+    with pytest.warns(UserWarning, match="2 conversations to evaluate on are not looked at"):
+        metrics = finetune(
+            make_settings({"num_train_epochs": 4}, attend=attend),
+            str(folder),
+            conversations(8),
+            tmp_path,
+            dev_conversations=conversations(2),
+        )
     losses = [entry["loss"] for entry in metrics["log"] if "loss" in entry]
     assert len(losses) == 16
     assert losses[-1] < losses[0] / 2
@@ -164,6 +165,19 @@ def test_best_checkpoint_by_answers_is_kept(tiny_llama, tmp_path):
         )
     ]
     assert total(counts).scores().f1 == pytest.approx(max(scores))
+
+
+def test_answers_are_scored_through_adapters(tiny_llama, tmp_path):
+    pytest.importorskip("peft")
+    settings = make_settings({"eval_strategy": "epoch", "num_train_epochs": 1}, dev_questions=2)
+    metrics = finetune(
+        FinetuneSettings(settings.data, settings.training, LoraSettings(r=4)),
+        str(tiny_llama),
+        conversations(4),
+        tmp_path,
+        dev_conversations=conversations(2),
+    )
+    assert [entry["eval_f1"] for entry in metrics["log"] if "eval_f1" in entry] == [0.0]
 
 
 @pytest.mark.parametrize("name", ["tiny_llama", "tiny_bert_decoder"])

@@ -100,6 +100,17 @@ def test_the_order_of_labels_is_kept(model, tmp_path):
     assert spacy.load(tmp_path / "pipeline").get_pipe("universal_ner").labels == ("c", "b", "a")
 
 
+def test_labels_that_a_config_cannot_hold_are_saved_all_the_same(model, tmp_path):
+    labels = {"ORG:public": "organization", "A=B": "city", "#c": "year", "[d]": "person"}
+    nlp = make_nlp(model, labels=labels)
+    nlp.to_disk(tmp_path / "pipeline")
+    for loaded in (
+        spacy.load(tmp_path / "pipeline"),
+        spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes()),
+    ):
+        assert loaded.get_pipe("universal_ner").label_data == labels
+
+
 def test_threads_share_a_model(model):
     nlp = make_nlp(model)
     texts = [f"{text} {i}" for i in range(6) for text in TEXTS if text]

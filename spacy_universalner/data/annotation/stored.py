@@ -9,12 +9,8 @@ from dataclasses import replace
 from typing import Any, Callable, Iterable  # noqa: UP035 (spacy-llm compares these very types)
 
 from ...ty import Answer, AnsweringModel, ModelWithIdentity
-from ..store import CutResponse, ResponseStore, Store
+from ..store import ResponseStore, Store
 from .costs import count_tokens
-
-
-class NoAnswer(str):
-    """Stands in for the answer of a request that failed; as a string it is the reason."""
 
 
 def make_stored_model(
@@ -87,7 +83,7 @@ class StoredModel:
         with closing(self._ask_all(missing)) as answers:
             for prompt, answer in answers:
                 self._count(prompt, answer)
-                responses[prompt] = _response(answer)
+                responses[prompt] = answer.string
         for document in documents:
             yield [responses[prompt] for prompt in document]
 
@@ -116,7 +112,7 @@ class StoredModel:
                 ((answer,),) = self.model.answer([[prompt]])
             else:
                 ((response,),) = self.model([[prompt]])
-                answer = Answer(str(response))
+                answer = Answer.of(response)
         except Exception as error:  # whatever a library raises is this prompt's alone
             answer = Answer("", error=f"{type(error).__name__}: {error}")
         return self._keep(prompt, answer)
@@ -126,7 +122,7 @@ class StoredModel:
             # Half of a surrogate pair, which a server may write as an escape, cannot be stored.
             text = answer.text.encode("utf8", "replace").decode("utf8")
             answer = answer if text == answer.text else replace(answer, text=text)
-            self.store.put(self.key(prompt), _response(answer))
+            self.store.put(self.key(prompt), answer.string)
         else:
             self.store.fail(self.key(prompt), answer.error)
         return answer
@@ -146,9 +142,3 @@ class StoredModel:
                 f"{answer.error}\nNothing is lost: run again when the cause is mended, and only "
                 "what has no answer yet is asked."
             )
-
-
-def _response(answer: Answer) -> str:
-    if answer.error is not None:
-        return NoAnswer(answer.error)
-    return answer.text if answer.complete else CutResponse(answer.text)

@@ -14,11 +14,9 @@ from typing import Any, Iterable, Protocol  # noqa: UP035 (spacy-llm compares th
 from spacy.tokens import Doc, SpanGroup
 
 from ...alignment import locate, to_spans
-from ...ty import Extraction, Mention, Reject
-from ..store import CutResponse
+from ...ty import CutAnswer, Extraction, Mention, NoAnswer, Reject
 from .filters import DROPPED_CONCEPTS, EMPTY_TYPES, is_english, reject_if, says_nothing
 from .parsing import parse_nuner, parse_uniner
-from .stored import NoAnswer
 from .templates import render_prompt
 
 # Why a text is dropped whose request failed; what the failure was is the reject's item.
@@ -140,12 +138,12 @@ class AnnotationTask:
         """Turn an answer into entities of the text.
 
         text (str): The sentence or passage.
-        response (str): The LLM's answer; a `CutResponse` if it is not whole, or a `NoAnswer`.
+        response (str): The LLM's answer; a `CutAnswer` if it is not whole, or a `NoAnswer`.
         RETURNS (Annotation): Its entities, and all that did not become one.
         """
         if isinstance(response, NoAnswer):
             return Annotation(dropped=Reject(str(response), NO_ANSWER))
-        cut = isinstance(response, CutResponse)
+        cut = isinstance(response, CutAnswer)
         found, rejects = self.parse(response, text, cut=cut)
         if rejects and not found:
             reason = "answer cut off" if cut else "unparseable answer"

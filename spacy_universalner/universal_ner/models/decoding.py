@@ -82,6 +82,9 @@ class Decoder:
         window = getattr(config, "sliding_window", None)
         if not getattr(config, "use_sliding_window", True):
             window = None
+        # GPT-Neo's local layers count columns, and in a tree some are other branches'.
+        if config.model_type == "gpt_neo":
+            return False
         return self.mask_form != "columns" and (window is None or length <= window)
 
     @torch.inference_mode()
@@ -185,13 +188,20 @@ class Decoder:
                 return_dict=True,
                 **settings,
             )
-        if output.past_key_values is None:
+        if getattr(output, "past_key_values", None) is None:
             raise ValueError(
                 f"{type(self.model).__name__} keeps no keys and values of what it has read, so it "
                 "is no causal decoder. A BERT-like one needs is_decoder = true in its config.json."
             )
         if cache is None:
-            cache = RoomyCache(output.past_key_values)
+            try:
+                cache = RoomyCache(output.past_key_values)
+            except (IndexError, TypeError) as error:
+                raise ValueError(
+                    f"{type(self.model).__name__} keeps what it has read in a form of its own, and "
+                    "not as keys and values of each layer. Serve it with a server such as vLLM, "
+                    "and ask it by spacy-universalner.OpenAI.v1."
+                ) from error
         else:
             cache.advance(ids.shape[1])
         return output.logits[0], cache
@@ -232,21 +242,20 @@ def keep_positions(model: PreTrainedModel, wanted: Tensor) -> Iterator[None]:
 
     The head over the vocabulary can cost as much as all layers, and is needed at the end of each
     branch only. Not every model has an argument for it, so the hidden states are cut on their
-    way from the layers to the head.
+    way into the head.
 
     model (PreTrainedModel): A causal language model. Other threads may run it meanwhile.
     wanted (Tensor): Indices into the rows' positions laid end to end.
     """
     owner = threading.get_ident()
 
-    def cut(module: Any, args: Any, output: Any) -> Any:
+    def cut(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if threading.get_ident() != owner:
-            return output
-        hidden = output.last_hidden_state
-        output.last_hidden_state = hidden.flatten(0, 1)[wanted.to(hidden.device)][None]
-        return output
+            return None
+        hidden = args[0].flatten(0, 1)
+        return (hidden[wanted.to(hidden.device)][None], *args[1:])
 
-    handle = model.base_model.register_forward_hook(cut)
+    handle = model.get_output_embeddings().register_forward_pre_hook(cut)
     try:
         yield
     finally:

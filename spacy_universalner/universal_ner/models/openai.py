@@ -70,7 +70,7 @@ def make_openai_model(
         it; "chat" sends it as one user message, which the server wraps in the model's own chat
         template: for general instruction-following models.
     api_key_env (str | None): Environment variable with the API key. Where it is not set, or None,
-        no key is sent.
+        the word "none" is sent for one.
     system (str | None): System message, for "chat".
     tokenizer (str | None): Hub id or folder of the model's tokenizer. Given one, "completions"
         sends token ids (vLLM and llama.cpp take them), so that nothing in a text can pass for an

@@ -50,7 +50,8 @@ def _read_tokens(logprobs: Any) -> Iterator[tuple[bytes, float]]:
         if logprobs.get("content") is not None:  # chat; llama.cpp for completions too
             for token in logprobs["content"]:
                 raw = token.get("bytes")
-                yield token["token"].encode() if raw is None else bytes(raw), token["logprob"]
+                logprob = float(token["logprob"])
+                yield token["token"].encode() if raw is None else bytes(raw), logprob
         else:
             for token, logprob in zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True):
                 yield token.encode(), float(logprob)

@@ -96,7 +96,7 @@ def fingerprint(source: Source) -> str:
     """
     parts = [_fingerprint(source.name, source.revision)]
     if source.adapter is not None:
-        parts.append(_fingerprint(source.adapter, "main"))
+        parts.append(_fingerprint(source.adapter, "main", "adapter_config.json"))
     return "+".join(parts)
 
 
@@ -174,7 +174,7 @@ def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
-def _fingerprint(name: str, revision: str) -> str:
+def _fingerprint(name: str, revision: str, config_name: str = "config.json") -> str:
     files = _files(Path(name))
     if files:
         return _digest(files)
@@ -182,7 +182,7 @@ def _fingerprint(name: str, revision: str) -> str:
 
     config = cached_file(
         name,
-        "config.json",
+        config_name,
         revision=revision,
         local_files_only=True,
         _raise_exceptions_for_missing_entries=False,

@@ -16,8 +16,14 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     BloomForCausalLM,
+    Gemma3TextConfig,
+    GPTBigCodeConfig,
+    GPTNeoConfig,
+    MambaConfig,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
+    PretrainedConfig,
     PreTrainedModel,
     RobertaConfig,
     RobertaForCausalLM,
@@ -178,6 +184,61 @@ def test_a_sliding_attention_window_is_heeded() -> None:
     trees = [Tree.plant([prompt], share=False) for prompt in prompts]
     answers = decoder.decode(trees, [[AnyAnswer()]] * 3)
     assert [found.ids for (found,) in answers] == [generate(model, prompt) for prompt in prompts]
+
+
+SIZES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma3TextConfig(
+            **SIZES, intermediate_size=64, num_key_value_heads=2, head_dim=8, initializer_range=0.3
+        ),
+        OPTConfig(**SIZES, ffn_dim=64, max_position_embeddings=128, init_std=0.3),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_models_that_are_their_own_base_or_go_around_it(config: PretrainedConfig) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
+    assert decoder.can_share(64)
+    asked = [[[3, 4, 5, 6, 8], [3, 4, 9]], [[7, 8, 9, 10, 11, 12]]]
+    expected = [[generate(model, prompt) for prompt in prompts] for prompts in asked]
+    assert decode(decoder, asked) == expected
+
+
+def test_attention_to_the_last_columns_takes_no_branches() -> None:
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=300,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=16,
+        initializer_range=0.3,
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
+    asked = [[[(5 * i + j) % 290 + 1 for i in range(30)] for j in range(3)]]
+    assert decode(decoder, asked) == [[generate(model, prompt) for prompt in asked[0]]]
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (GPTBigCodeConfig(vocab_size=300, n_embd=32, n_layer=2, n_head=4), "a form of its own"),
+        (MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2), "no causal decoder"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_models_without_keys_and_values_say_so(config: PretrainedConfig, message: str) -> None:
+    model = AutoModelForCausalLM.from_config(config).eval()
+    decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
+    with pytest.raises(ValueError, match=message):
+        decode(decoder, [[[3, 4, 5]]])
 
 
 def test_positions_that_count_from_the_padding_token() -> None:

@@ -31,7 +31,7 @@ from spacy_universalner.universal_ner.models.answering import (
 from spacy_universalner.universal_ner.models.closing import find_close
 from spacy_universalner.universal_ner.models.hf import make_hf_model
 from spacy_universalner.universal_ner.models.spelling import spell
-from spacy_universalner.universal_ner.models.weights import load_model
+from spacy_universalner.universal_ner.models.weights import Source, fingerprint, load_model
 from spacy_universalner.universal_ner.prompt import build_prompts
 from spacy_universalner.universal_ner.tokenization import (
     encode_pieces,
@@ -176,6 +176,23 @@ def test_identity_follows_the_weights_and_the_decoding(tmp_path: Path, tiny_gpt2
     ]
     assert len({model.identity, *(other.identity for other in others)}) == 5
     assert "some/model@v1" in others[-1].identity
+
+
+def test_identity_follows_an_adapter_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path))
+    found = []
+    for commit in ("1" * 40, "2" * 40):
+        repository = tmp_path / "models--some--adapter"
+        for name, text in (
+            ("refs/main", commit),
+            (f"snapshots/{commit}/adapter_config.json", "{}"),
+        ):
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            (repository / name).write_text(text)
+        found.append(fingerprint(Source("some/model", adapter="some/adapter")))
+    assert found == [f"some/model@main+some/adapter@{digit * 40}" for digit in "12"]
 
 
 def test_weights_move_to_another_folder(tmp_path: Path, folder: Path) -> None:

@@ -53,6 +53,7 @@ def test_tokens_of_the_completions_form():
         {"content": None},
         {"content": []},
         {"content": [{"token": "[]"}]},
+        {"content": [{"token": "[]", "logprob": None}]},
         {"content": [{"token": "other", "logprob": -1, "bytes": None}]},
         {"tokens": ["[]"], "token_logprobs": [None]},
         {"tokens": ["[]"], "token_logprobs": []},
