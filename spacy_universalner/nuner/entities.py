@@ -53,8 +53,11 @@ def _at_words(doc: Doc, log_probs: viterbi.Floats) -> tuple[viterbi.Ints, viterb
     space = doc.to_array([IS_SPACE]).astype(bool).reshape(-1)
     if space.any():
         log_probs = log_probs.copy()
-        for i in np.flatnonzero(space):
-            if doc[int(i)].text.count("\n") > 1:
+        lines, before = 0, -1
+        for i in map(int, np.flatnonzero(space)):
+            lines = (lines if i == before + 1 else 0) + doc[i].text.count("\n")
+            before = i
+            if lines > 1:
                 space[i] = False
                 log_probs[i] = NEVER
                 log_probs[i, viterbi.OUTSIDE] = 0.0

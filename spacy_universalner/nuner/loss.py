@@ -23,24 +23,30 @@ def gold_classes(
     labels (Sequence[str]): The labels, in the order of their classes.
     scheme (Scheme): What the classes stand for.
     RETURNS (tuple[Ints, set[str]]): The class of each token, MISSING where it is not annotated, has
-        another label, and at white space; and those other labels.
+        another label, and at white space; and those other labels. An entity begins with its first
+        word, and anew behind a blank line, as `find_entities` will have it.
     """
     index = {label: i for i, label in enumerate(labels)}
     classes = []
     unknown = set()
+    begins = False  # whether the next word of an entity is its first one
+    lines = 0
     for token, tag in zip(example.predicted, example.get_aligned_ner(), strict=True):
+        lines = lines + token.text.count("\n") if token.is_space else 0
         if tag == "O" and not token.is_space:
             classes.append(viterbi.OUTSIDE)
             continue
         move, _, label = (tag or "-").partition("-")
+        begins = begins or move in ("B", "U") or lines > 1
         if label and label not in index:
             unknown.add(label)
         if label not in index or token.is_space:
             classes.append(MISSING)
-        elif move in "BU":
+        elif begins:
             classes.append(viterbi.begin_class(index[label], scheme))
         else:
             classes.append(viterbi.inside_class(index[label], scheme))
+        begins = begins and token.is_space
     return np.asarray(classes, dtype=np.int64), unknown
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -27,12 +29,20 @@ from ..precision import choose_precision
 from ..ty import Passage
 from .backbone import freeze_layers, load_encoder, max_length, transformer_layers
 from .batches import Collator, Rows, plan_batches, tokenize_passage
-from .contrastive import ContrastiveModel, bottom_states, encode, without_bottom
+from .contrastive import (
+    ContrastiveModel,
+    bottom_states,
+    embed_concepts,
+    encode,
+    find_synonyms,
+    without_bottom,
+)
 from .model_card import model_card
 from .pretrain_settings import PretrainSettings
 from .probe import FewShotProbe
 
 CHUNK = 64
+LOG_EVERY = 10  # steps
 METRICS_FILE = "pretraining.json"
 CONCEPT_ENCODER = "concept-encoder"
 
@@ -74,6 +84,7 @@ class Pretrainer:
     checkpoint (Path): Written after every epoch. If it holds a run with the same settings and
         passages, that run is continued, with the result that it would have had.
     probe (FewShotProbe | None): Scores the text encoder after every epoch.
+    tracker (GeneralTracker | None): A logger of one's own, beside what `log_with` names.
     progress (bool): Show a progress bar.
     """
 
@@ -84,6 +95,7 @@ class Pretrainer:
         checkpoint: Path,
         *,
         probe: FewShotProbe | None = None,
+        tracker: GeneralTracker | None = None,
         progress: bool = True,
     ) -> None:
         if settings.keep == "probe" and probe is None:
@@ -101,6 +113,8 @@ class Pretrainer:
             # Else several processes without a GPU would each train alone.
             cpu=not torch.accelerator.is_available(),
             mixed_precision="bf16" if self.precision == "bfloat16" else "no",
+            log_with=[*find_logger(settings.log_with), *([tracker] if tracker else [])] or None,
+            project_dir=checkpoint.parent,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         set_seed(settings.seed)
@@ -129,6 +143,11 @@ class Pretrainer:
                     f"There are {len(part)} passages {name}, expected at least {processes}, one "
                     "for each process."
                 )
+        if settings.keep == "dev_loss" and not dev:
+            raise ValueError(
+                f"[pretraining] keep = 'dev_loss' with {len(passages)} passages: dev_fraction = "
+                f"{settings.dev_fraction} holds none of them out. Raise it, or keep the last."
+            )
         self.words = sum(len(passage.text.split()) for passage in train)
         self.train = [tokenize_passage(passage, self.tokenizer, length) for passage in train]
         self.dev = [tokenize_passage(passage, self.tokenizer, length) for passage in dev]
@@ -162,6 +181,8 @@ class Pretrainer:
             self.seconds += time.perf_counter() - clock
             model, optimizer = accelerator.prepare(self.encoders, torch_optimizer)
             first = self._load_checkpoint(torch_optimizer, scheduler)
+            accelerator.init_trackers("nuner", {k: str(v) for k, v in asdict(settings).items()})
+            stack.callback(accelerator.end_training)
             budget = TimeBudget(steps * settings.epochs, settings.minutes, self.spent)
             budget.pace(scheduler)
             bar = stack.enter_context(
@@ -189,6 +210,10 @@ class Pretrainer:
                     losses.append(loss.detach())
                     bar.update()
                     self.steps_taken += 1
+                    if accelerator.trackers and self.steps_taken % LOG_EVERY == 0:
+                        rate = scheduler.get_last_lr()[0]
+                        shown = {"loss": losses[-1].item(), "learning_rate": rate}
+                        accelerator.log(shown, step=self.steps_taken)
                     if budget.progress(self.steps_taken) == 1:
                         break
                 self.seconds += time.perf_counter() - clock
@@ -201,6 +226,7 @@ class Pretrainer:
                 if self.probe:
                     record["probe"] = self.probe(self.probed, self._encode(probed))
                 self.history.append(record)
+                accelerator.log({f"epoch/{k}": v for k, v in record.items()}, self.steps_taken)
                 self._keep_best()
                 bar.set_postfix({name: f"{value:.4g}" for name, value in record.items()})
                 self.spent = budget.spent
@@ -280,6 +306,12 @@ class Pretrainer:
             for passages in (self.train, self.dev, self.probed)
         ]
         encoders = self.encoders
+        synonyms = {}
+        if self.settings.mask_similar and names:
+            vectors = embed_concepts(
+                encoders.concept_encoder, self.tokenizer, names, pooling=self.settings.pooling
+            )
+            synonyms = find_synonyms(names, vectors, self.settings.mask_similar)
         if self.settings.cache_frozen and self.frozen:
             texts = [self._cache(encoders.text_encoder, self.frozen, rows) for rows in texts]
             stack.enter_context(without_bottom(encoders.text_encoder, self.frozen))
@@ -288,11 +320,10 @@ class Pretrainer:
             states = self._cache(encoders.concept_encoder, self.concept_frozen, rows)
             concepts = dict(zip(names, states, strict=True))
             stack.enter_context(without_bottom(encoders.concept_encoder, self.concept_frozen))
-        pad_id = self.tokenizer.pad_token_id
-        most = self.settings.max_concepts
+        settings = self.tokenizer.pad_token_id, self.settings.max_concepts, synonyms
         return (
-            Collator(self.train, texts[0], concepts, pad_id, most),
-            Collator(self.dev, texts[1], concepts, pad_id, most),
+            Collator(self.train, texts[0], concepts, *settings),
+            Collator(self.dev, texts[1], concepts, *settings),
             texts[2],
         )
 
@@ -351,6 +382,7 @@ class Pretrainer:
             return 0
         state = torch.load(self.checkpoint, weights_only=True)
         if state["fingerprint"] != self.fingerprint:
+            self._put_aside(state["fingerprint"])
             return 0
         load_parameters(self.encoders, state["parameters"])
         optimizer.load_state_dict(state["optimizer"])
@@ -361,6 +393,34 @@ class Pretrainer:
         self.seconds += state["seconds"]
         self.spent = state["spent"]
         return len(self.history)
+
+    def _put_aside(self, fingerprint: str) -> None:
+        """Keep the checkpoint of another run: it may be hours of work."""
+        aside = self.checkpoint.with_name(f"checkpoint-{fingerprint[:8]}.pt")
+        self.accelerator.wait_for_everyone()  # until all have read it
+        if self.accelerator.is_main_process:
+            self.checkpoint.replace(aside)
+            warnings.warn(
+                f"{self.checkpoint} is of a run with other settings or passages, and is {aside} "
+                "now. To go on with that run, give it its name back; else delete it.",
+                stacklevel=2,
+            )
+
+
+def find_logger(name: str) -> list[str]:
+    """Check that a logger can be used.
+
+    name (str): One of accelerate's, or "".
+    RETURNS (list[str]): The name, if there is one.
+    RAISES (ValueError): There is none of this name, or its package is not installed.
+    """
+    available = [str(each) for each in get_available_trackers()]
+    if name and name not in available:
+        raise ValueError(
+            f"[pretraining] log_with = '{name}': accelerate has no such logger, or its package is "
+            f"not installed. There are: {', '.join(available) or 'none'}."
+        )
+    return [name] if name else []
 
 
 def trained_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -402,6 +462,7 @@ def pretrain(
     settings: PretrainSettings,
     *,
     probe: FewShotProbe | None = None,
+    tracker: GeneralTracker | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Pre-train an encoder and write it where `AutoModel` and `AutoTokenizer` find it.
@@ -413,11 +474,14 @@ def pretrain(
     output (Path): The folder.
     settings (PretrainSettings): How to train.
     probe (FewShotProbe | None): Scores the text encoder after every epoch.
+    tracker (GeneralTracker | None): A logger of one's own, beside what `log_with` names.
     progress (bool): Show a progress bar.
     RETURNS (dict[str, Any]): What `METRICS_FILE` holds.
     """
     checkpoint = output / "checkpoint.pt"
-    run = Pretrainer(passages, settings, checkpoint, probe=probe, progress=progress)
+    run = Pretrainer(
+        passages, settings, checkpoint, probe=probe, tracker=tracker, progress=progress
+    )
     run.run()
     metrics = run.metrics()
     if run.accelerator.is_main_process:

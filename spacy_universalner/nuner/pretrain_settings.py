@@ -36,6 +36,9 @@ class PretrainSettings:
     temperature (float): What the dot products are divided by; 1 turns it off.
     bias (float): Added to the logits. The paper has none; see `ContrastiveModel`.
     max_concepts (int): Concepts a batch at most, drawn at random; 0 for all.
+    mask_similar (float): Cosine from which on two concepts count as synonyms, by the encoder that
+        training starts from; a synonym of a token's own concept is no negative for it. 0 for
+        none: the paper does not say that it does so.
     dropout (bool): Use the encoders' own dropout in the layers that are trained.
     precision (str): "float32", "bfloat16" (autocast), or "auto" for bfloat16 where the device
         computes in it.
@@ -43,6 +46,9 @@ class PretrainSettings:
         the few-shot "probe".
     cache_frozen (bool): Compute the frozen layers once and keep their output in memory: 2 or 4
         bytes x width for each token of the corpus.
+    log_with (str): One of accelerate's loggers whose package is installed, such as "tensorboard"
+        or "wandb": loss and learning rate every ten steps, and what each epoch scores. "" for
+        none.
     """
 
     encoder: str = "roberta-base"
@@ -64,10 +70,12 @@ class PretrainSettings:
     temperature: float = 5.0
     bias: float = 0.0
     max_concepts: int = 0
+    mask_similar: float = 0.0
     dropout: bool = True
     precision: Precision = "float32"
     cache_frozen: bool = False
     keep: Keep = "last"
+    log_with: str = ""
 
     def __post_init__(self) -> None:
         for name, kind in (("pooling", Pooling), ("precision", Precision), ("keep", Keep)):
@@ -83,6 +91,8 @@ class PretrainSettings:
                 self._refuse(name, "more than 0")
         if self.minutes < 0:
             self._refuse("minutes", "at least 0")
+        if not 0 <= self.mask_similar <= 1:
+            self._refuse("mask_similar", "0 for none, or a cosine up to 1")
         for name in ("dev_fraction", "warmup", "frozen", "concept_frozen"):
             if not 0 <= getattr(self, name) < 1:
                 self._refuse(name, "at least 0 and less than 1")

@@ -197,8 +197,11 @@ class EncoderShim(PyTorchShim):
     def finish_update(self, optimizer: Optimizer) -> None:
         # It may have been made after the gradients: `spacy train` predicts between the two for
         # what stands in `annotating_components`.
+        if not self.is_trained:
+            return
         self._predictor = None
         plain = isinstance(optimizer, Optimizer) and optimizer.b1 and not optimizer.use_radam
+        plain = plain and (optimizer.L2_is_weight_decay or not optimizer.L2)
         if not plain or optimizer.averages is not None:
             self._finish_update_by_tensor(optimizer)
             return
@@ -218,7 +221,8 @@ class EncoderShim(PyTorchShim):
 
     def _finish_update_by_tensor(self, optimizer: Callable[..., Any]) -> None:
         """Let a Thinc optimiser see each tensor: one other than Adam, one that keeps averages of
-        all weights, or what `nlp.rehearse` gives."""
+        all weights, or what `nlp.rehearse` gives. As for all of Thinc's weights, each tensor's
+        gradient is then clipped by itself, and biases decay too."""
         for name, parameter in self.encoder.named_parameters():
             if parameter.grad is not None:
                 values, gradient = torch2xp(parameter.data), torch2xp(parameter.grad)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from spacy.tokens import DocBin
+from spacy.vocab import Vocab
 from transformers import AutoModel, AutoTokenizer
 from weasel.util import load_project_config
 
+from scripts.evaluate_fine_tuned import find_samples
 from spacy_universalner.data.readers import write_passages
 from spacy_universalner.ty import Mention, Passage
 from tests.evaluation.project import run, write_benchmarks, write_sentences
@@ -143,9 +145,25 @@ def test_a_run_can_be_resumed_and_missing_samples_are_named(project, tmp_path, m
     results = json.loads((tmp_path / "out" / "fine_tuned.json").read_text("utf8"))
     assert results["epochs"] == 1
     assert [run["made_with"]["epochs"] for run in results["runs"]] == [1] * len(resumed)
+    # So are those on a sample that has changed since.
+    sample = Path("corpus/few_shot/gold_k1_seed0.spacy")
+    before = sample.read_bytes()
+    docs = list(DocBin().from_bytes(before).get_docs(Vocab()))
+    DocBin(docs=docs * 2).to_disk(sample)
+    command += ["--epochs", "1", "--jobs", "1"]
+    run(shlex.join(["python", "-m", "scripts.evaluate_fine_tuned", *command]))
+    sample.write_bytes(before)
+    assert len(log.read_text("utf8").splitlines()) == 3 * len(resumed)
     DocBin().to_disk(tmp_path / "other_test.spacy")
     command = [*arguments, "--test", str(tmp_path / "other_test.spacy")]
     run(shlex.join(["python", "-m", "scripts.evaluate_fine_tuned", *command]), code=1)
+
+
+def test_samples_of_any_name_are_found(tmp_path):
+    for name in ("mit-movie_k8_seed0", "a.b_kw16_seed12", "other_k8_seed0", "mit-movie_test"):
+        (tmp_path / f"{name}.spacy").touch()
+    found = find_samples(tmp_path, ["mit-movie", "a.b"])
+    assert [each[:4] for each in found] == [("a.b", "kw", 16, 12), ("mit-movie", "k", 8, 0)]
 
 
 def test_the_frozen_protocol_is_reported_alone(project, tmp_path):

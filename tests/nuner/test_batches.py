@@ -139,6 +139,21 @@ def test_concepts_of_a_batch_can_be_capped():
     assert len(kept) == 3
 
 
+def test_synonyms_of_a_tokens_own_concepts_are_ignored():
+    assert make_collator()([0, 1, 2], random.Random(0)).ignored is None
+    # "unused" stands in no passage; a token that has both concepts keeps both.
+    synonyms = {"person": ["city", "unused"], "city": ["person"]}
+    batch = make_collator(synonyms=synonyms)([0, 1, 2], random.Random(0))
+    ignored = torch.zeros_like(dense(batch))
+    ignored[batch.ignored] = 1
+    expected = torch.zeros(12, 3)  # city, company, person
+    expected[2, 0] = 1  # a person and no city
+    expected[5, 2] = 1  # a city and no person
+    assert torch.equal(ignored, expected)
+    second = make_collator(synonyms=synonyms)([0, 1, 2], random.Random(0), rank=1, ranks=2)
+    assert [each.tolist() for each in second.ignored] == [[1], [2]]
+
+
 def test_hidden_states_are_padded_like_ids():
     rows = Rows.pad([torch.ones(2, 3), torch.ones(1, 3)], pad_id=0)
     assert rows.values.shape == (2, 2, 3)

@@ -311,6 +311,10 @@ def test_white_space_is_no_word(tiny_bert, scheme):
         scores[1:, viterbi.inside_class(0, scheme)] = -0.1
         pipe.set_annotations([doc], [scores])
         assert [ent.text for ent in doc.ents] == names
+    # Nor behind one of several tokens, as a tokenizer of one's own may have it.
+    doc = Doc(nlp.vocab, words=["Ada", "\n", " ", "\n", "Bob"])
+    pipe.set_annotations([doc], [np.repeat(scores[1:2], 5, axis=0)])
+    assert [ent.text for ent in doc.ents] == ["Ada", "Bob"]
     # Nor is anything learned from it.
     doc = nlp.make_doc("Barack\nObama  won.")
     example = Example.from_dict(doc, {"entities": [(0, 12, "PERSON")]})
@@ -318,6 +322,39 @@ def test_white_space_is_no_word(tiny_bert, scheme):
     scores = [np.zeros((6, pipe.model.get_dim("nO")), dtype="float32")]
     _, (gradient,) = pipe.get_loss([example], scores)
     assert gradient.any(axis=1).tolist() == [True, False, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("\nBarack Obama won", [-1, 1, 2, 0]),
+        ("Barack\nObama won", [1, -1, 2, 0]),
+        ("Barack\n\nObama won", [1, -1, 1, 0]),
+        ("\n\nBarack Obama", [-1, 1, 2]),
+    ],
+)
+def test_an_entity_begins_where_it_is_found(trained, text, expected):
+    """With its first word, and anew behind a blank line: nothing else can be decoded."""
+    pipe = trained.get_pipe("nuner")
+    doc = trained.make_doc(text)
+    end = 3 if "won" in text else len(doc)
+    reference = doc.copy()
+    reference.set_ents([Span(reference, 0, end, label="PERSON")])
+    classes, _ = gold_classes(Example(doc, reference), pipe.labels, "bio")
+    assert classes.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"label_smoothing": 1.5}, "label_smoothing = 1.5: expected a share"),
+        ({"threshold": -0.1}, "threshold = -0.1: expected a share"),
+        ({"class_weights": {"O": -1.0}}, "class_weights has -1.0 for 'O': expected at least 0"),
+    ],
+)
+def test_numbers_that_are_out_of_range_are_named(tiny_bert, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_nlp(tiny_bert, **settings)
 
 
 def test_blocked_tokens_stay_free(trained):
@@ -399,7 +436,9 @@ factory = "transformer"
 name = "{name}"
 
 [components.transformer.model.get_spans]
-@span_getters = "spacy-transformers.doc_spans.v1"
+@span_getters = "spacy-transformers.strided_spans.v1"
+window = 64
+stride = 48
 
 [components.tagger]
 factory = "tagger"
@@ -436,3 +475,16 @@ def test_on_a_shared_transformer(tiny_bert):
     assert set(nlp.update(examples, sgd=optimizer)) == {"transformer", "tagger", "nuner"}
     teach(nlp, examples, optimizer, 120)
     assert [found(nlp(text)) for text, _ in SENTENCES] == [e for _, e in SENTENCES]
+    # Empty documents, alone and among others.
+    text, entities = SENTENCES[0]
+    assert found(nlp("")) == []
+    assert [found(doc) for doc in nlp.pipe(["", text, "", ""], batch_size=2)] == [
+        *([], entities),
+        *([], []),
+    ]
+    nlp.resume_training()
+    with pytest.raises(ValueError, match=r"'nuner' cannot rehearse on a shared encoder"):
+        nlp.get_pipe("nuner").rehearse(examples)
+    nlp.replace_listeners("transformer", "nuner", ["model.tok2vec"])
+    nlp.resume_training()
+    assert nlp.get_pipe("nuner").rehearse(examples)["nuner"] > 0

@@ -23,6 +23,7 @@ from spacy_universalner.nuner.contrastive import (
     bottom_states,
     embed_concepts,
     encode,
+    find_synonyms,
     without_bottom,
 )
 
@@ -75,6 +76,25 @@ def test_loss_from_the_places_of_the_ones_is_that_of_the_whole_target_array(case
     torch.testing.assert_close(
         binary_cross_entropy(logits, rows, columns), expected, rtol=1e-5, atol=1e-4
     )
+
+
+def test_what_is_ignored_is_neither_a_one_nor_a_zero():
+    logits = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, -2.0]])
+    ones = torch.tensor([0, 1]), torch.tensor([0, 2])
+    ignored = torch.tensor([0, 1]), torch.tensor([2, 0])
+    targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    weights = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    expected = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
+    torch.testing.assert_close(binary_cross_entropy(logits, *ones, ignored), expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+def test_synonyms_point_almost_the_same_way(chunk):
+    names = ["city", "town", "far town", "person"]
+    vectors = torch.tensor([[1.0, 0.0], [2.0, 0.2], [9.0, 3.0], [-1.0, 0.0]])
+    found = find_synonyms(names, vectors, 0.97, chunk=chunk)
+    assert found == {"city": ["town"], "town": ["city", "far town"], "far town": ["town"]}
+    assert find_synonyms(names, vectors, 1.0, chunk=chunk) == {}
 
 
 def test_model_gives_the_cross_entropy_of_tokens_and_concepts():

@@ -211,6 +211,29 @@ def test_updates_are_those_of_adamw(tiny_bert, docs):
     )
 
 
+def test_l2_is_weight_decay_or_a_part_of_the_gradient(tiny_bert, docs):
+    after = []
+    for decay in (True, False):
+        encoder = make_encoder(tiny_bert)
+        vectors, backprop = encoder.begin_update(docs)
+        backprop(make_gradients(vectors))
+        encoder.finish_update(Adam(0.01, L2=0.5, L2_is_weight_decay=decay, use_averages=False))
+        after.append(parameters(encoder)["encoder.layer.1.output.dense.weight"])
+    assert not torch.allclose(*after)
+
+
+def test_a_frozen_encoder_is_cast_once(tiny_bert, docs):
+    encoder = make_encoder(tiny_bert, freeze="all", precision="int8")
+    shim = encoder.shims[0]
+    encoder.predict(docs)
+    cast = shim._predictor
+    for _ in range(2):
+        vectors, backprop = encoder.begin_update(docs)
+        backprop(make_gradients(vectors))
+        encoder.finish_update(Adam(0.01, use_averages=False))
+    assert shim._predictor is cast
+
+
 def test_radam_goes_the_way_of_thinc(tiny_bert, docs):
     encoder = make_encoder(tiny_bert)
     before = parameters(encoder)

@@ -13,12 +13,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_universalner.data.readers import write_passages
 from spacy_universalner.nuner.pretrain import (
     CONCEPT_ENCODER,
     METRICS_FILE,
+    Pretrainer,
     freeze_bottom,
     pretrain,
     split_passages,
@@ -63,6 +65,87 @@ def test_the_papers_settings_are_the_defaults():
     assert found == PretrainSettings(precision="auto")
 
 
+def test_synonyms_change_the_loss(settings, tmp_path):
+    """All concepts of a tiny encoder are alike: then nothing is negative for a marked token."""
+    losses = [
+        pretrain(make_passages(), tmp_path / f"{least}", replace(settings, mask_similar=least))
+        for least in (0.0, 0.01)
+    ]
+    first, masked = (metrics["epochs"][0]["loss"] for metrics in losses)
+    assert masked < first
+
+
+def test_no_passage_to_validate_on_is_an_error_before_any_work(settings, tmp_path):
+    settings = replace(settings, keep="dev_loss", dev_fraction=0.1)
+    with pytest.raises(ValueError, match=r"'dev_loss' with 6 passages: dev_fraction = 0\.1"):
+        pretrain(make_passages(6), tmp_path, settings)
+
+
+def test_a_checkpoint_of_other_settings_is_put_aside(settings, tmp_path):
+    class Interrupts(FewShotProbe):
+        def __call__(self, passages, vectors):
+            if len(run.history) == 1:
+                raise InterruptedError
+            return 0.0
+
+    run = Pretrainer(
+        make_passages(),
+        settings,
+        tmp_path / "checkpoint.pt",
+        probe=Interrupts(make_passages(), make_passages(), k=1),
+    )
+    with pytest.raises(InterruptedError):
+        run.run()
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.warns(UserWarning, match="is of a run with other settings or passages, and is"):
+        pretrain(make_passages(), tmp_path, replace(settings, epochs=1))
+    (aside,) = tmp_path.glob("checkpoint*")
+    assert aside.name == f"checkpoint-{run.fingerprint[:8]}.pt" and aside.read_bytes() == kept
+    # Under its own name it is gone on with.
+    aside.rename(tmp_path / "checkpoint.pt")
+    resumed = pretrain(make_passages(), tmp_path, settings)
+    assert resumed["epochs"][0] == run.history[0] and len(resumed["epochs"]) == 3
+
+
+class Remembers(GeneralTracker):
+    """A logger as a user may have one."""
+
+    name = "remembers"
+    requires_logging_directory = False
+
+    def __init__(self):
+        super().__init__()
+        self.settings, self.logged = {}, []
+
+    @property
+    def tracker(self):
+        return self.logged
+
+    def store_init_configuration(self, values):
+        self.settings = values
+
+    def log(self, values, step=None, **_):
+        self.logged.append((step, values))
+
+
+def test_a_logger_gets_steps_and_epochs(settings, tmp_path):
+    tracker = Remembers()
+    metrics = pretrain(make_passages(), tmp_path, settings, tracker=tracker)
+    assert tracker.settings["epochs"] == "3"
+    epochs = [(step, values) for step, values in tracker.logged if "epoch/loss" in values]
+    assert [step for step, _ in epochs] == [5, 10, 15]
+    assert [values["epoch/loss"] for _, values in epochs] == [
+        each["loss"] for each in metrics["epochs"]
+    ]
+    ((step, values),) = ((s, v) for s, v in tracker.logged if "learning_rate" in v)
+    assert step == 10 and 0 < values["learning_rate"] < settings.learning_rate
+
+
+def test_a_logger_that_is_not_there_is_named(settings, tmp_path):
+    with pytest.raises(ValueError, match="log_with = 'slate': accelerate has no such logger"):
+        pretrain(make_passages(), tmp_path, replace(settings, log_with="slate"))
+
+
 @pytest.mark.parametrize("folder", ["configs", "configs/test"])
 def test_the_projects_settings_are_complete(folder):
     text = (ROOT / folder / "pretrain_mini.cfg").read_text()
@@ -76,6 +159,7 @@ def test_the_projects_settings_are_complete(folder):
     [
         ("epoch = 3", r"has no setting 'epoch'\. Known settings: encoder, seed"),
         ("minutes = -1", r"minutes = -1\.0 is not possible: expected at least 0"),
+        ("mask_similar = 2.0", r"mask_similar = 2\.0 is not possible: expected 0 for none"),
         ("epochs = 0", r"epochs = 0 is not possible: expected at least 1"),
         ("epochs = 2.5", r"epochs = 2\.5 in .* is a float, expected a int"),
         ('learning_rate = "low"', r"learning_rate = 'low' in .* is a str, expected a float"),
