@@ -1,4 +1,4 @@
-"""What NuNER's pre-training owes to its data and its encoder: Tables 4 to 7 in small.
+"""What NuNER's pre-training owes to its data and its encoder: Tables 4 to 7 in small, and one more.
 
 Each variant changes one thing and is pre-trained for the same number of steps; then the frozen
 few-shot protocol tells what its encoder is worth.
@@ -41,9 +41,11 @@ FACTORS = {
     "size": "Data size: sentences",
     "frozen": "Depth frozen: layers that stay as they are, from the bottom",
     "depth": "Model size: layers of the encoder",
+    "synonyms": "Negatives: cosine from which on a concept is none for a token of another",
 }
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of the annotations, as in Table 5
 SIZES = (0, 300, 1000, 3000)
+COSINES = (0.0, 0.8, 0.7, 0.6)  # 0 for none
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,9 @@ def make_variants(
         yield Variant("frozen", f"{number}", sentences, frozen, depth)
     for number in sorted({max(1, depth // 3), max(1, 2 * depth // 3), depth}):
         yield Variant("depth", f"{number}", sentences, settings, number)
+    for cosine in COSINES:
+        masked = replace(settings, mask_similar=cosine)
+        yield Variant("synonyms", f"{cosine:g}", sentences, masked, depth)
 
 
 def length(passage: Passage) -> int:

@@ -55,7 +55,7 @@ def test_each_variant_changes_one_thing(tiny_bert):
     variants = list(make_variants(sentences, passages, settings))
     by_factor = {
         factor: {each.name: each for each in variants if each.factor == factor}
-        for factor in ("source", "concepts", "size", "frozen", "depth")
+        for factor in ("source", "concepts", "size", "frozen", "depth", "synonyms")
     }
     source = by_factor["source"]
     assert [len(each.passages) for each in source.values()] == [16, 4]
@@ -73,7 +73,10 @@ def test_each_variant_changes_one_thing(tiny_bert):
         ("size", "20"),
         ("frozen", "1"),
         ("depth", "2"),
+        ("synonyms", "0"),
     ]
+    synonyms = by_factor["synonyms"].values()
+    assert [each.settings.mask_similar for each in synonyms] == [0, 0.8, 0.7, 0.6]
 
 
 def test_an_encoder_is_cut_to_its_lowest_layers(tiny_bert, tmp_path):
@@ -113,6 +116,7 @@ def test_the_command_writes_all_tables(tiny_bert, tmp_path, monkeypatch):
         "Data size: s",
         "Depth frozen",
         "Model size: ",
+        "Negatives: c",
     ]
     assert "| k | sentences | passages |" in page
     assert "| 64 | 71.5 | 72.0 |" in page
