@@ -18,6 +18,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import torch
 import typer
 from wasabi import msg
 
@@ -28,7 +29,7 @@ from scripts.side_by_side import side_by_side
 from spacy_universalner.data.readers import read_json_lines, read_passages
 from spacy_universalner.evaluation.benchmarks import FEW_SHOT, PUBLISHED_ABLATIONS
 from spacy_universalner.evaluation.fewshot import summarize_runs
-from spacy_universalner.evaluation.provenance import provenance
+from spacy_universalner.evaluation.provenance import checksum, provenance
 from spacy_universalner.nuner.backbone import load_encoder, transformer_layers
 from spacy_universalner.nuner.pretrain import pretrain, split_passages
 from spacy_universalner.nuner.pretrain_settings import PretrainSettings, read_settings
@@ -93,7 +94,7 @@ def main(
     limit: Annotated[int, typer.Option(min=1, help="Test sentences at most")] = 500,
     resume: Annotated[bool, typer.Option(help="Keep the variants that OUTPUT has already")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes at once; default: one a core")
+        int | None, typer.Option(min=1, help="Processes at once; default: one a core, 1 on a GPU")
     ] = None,
 ) -> None:
     """Write OUTPUT/ablation.json and .md; a line a variant goes to OUTPUT/ablation.jsonl at once.
@@ -102,15 +103,20 @@ def main(
     """
     if unknown := sorted(set(factor) - set(FACTORS)):
         msg.fail(f"There is no factor {unknown[0]!r}", f"Known: {', '.join(FACTORS)}", exits=1)
+    if jobs is None and torch.accelerator.is_available():
+        jobs = 1  # all would train on the same one
     settings = read_settings(config, {} if encoder is None else {"pretraining.encoder": encoder})
     texts = tuple(read_passages(sentences)), tuple(read_passages(passages))
     variants = [each for each in make_variants(*texts, settings) if each.factor in factor]
     sets = read_sets(data, benchmark, read_sizes(k), seeds, limit)
     output.mkdir(parents=True, exist_ok=True)
     log = output / "ablation.jsonl"
+    read = [sentences, passages, *(path for key in sets for path in files_of(data, key))]
+    files = {str(path): checksum(path) for path in read}
     made_with = {
         **{"steps": steps, "k": read_sizes(k), "seeds": seeds, "limit": limit},
         **{"benchmarks": list(sets), "settings": json.loads(json.dumps(asdict(settings)))},
+        "files": files,
     }
     earlier = [row for _, row in read_json_lines(log)] if resume and log.is_file() else []
     kept = [row for row in earlier if row["made_with"] == made_with]
@@ -126,9 +132,7 @@ def main(
     results = {
         "variants": [rows[each.key] for each in variants],
         **made_with,
-        "provenance": provenance(
-            [config, sentences, passages, *(path for key in sets for path in files_of(data, key))]
-        ),
+        "provenance": provenance([config, *read]),
     }
     (output / "ablation.json").write_text(json.dumps(results, indent=1) + "\n", "utf8")
     page = make_page(results["variants"], f"{steps} steps, {seeds} training sets a k")
@@ -233,12 +237,12 @@ def score(variant: Variant, steps: int, sets: Mapping[str, DataSet]) -> dict[str
         base, trained = Path(folder) / "base", Path(folder) / "trained"
         cut_encoder(variant.settings.encoder, variant.depth, base)
         train, _ = split_passages(variant.passages, variant.settings.dev_fraction, 0)
-        epochs = 0
+        epochs = taken = 0
         if train:
             batches = -(-len(train) // variant.settings.batch_size)
             epochs = max(1, round(steps / batches))
-            settings = replace(variant.settings, encoder=str(base), epochs=epochs)
-            pretrain(variant.passages, trained, settings, progress=False)
+            settings = replace(variant.settings, encoder=str(base), epochs=epochs, minutes=0.0)
+            taken = pretrain(variant.passages, trained, settings, progress=False)["steps"]
         runs = probe(str(trained if train else base), dict(sets), [-1], progress=False)
     return {
         "factor": variant.factor,
@@ -247,6 +251,7 @@ def score(variant: Variant, steps: int, sets: Mapping[str, DataSet]) -> dict[str
         "words": count_words(variant.passages),
         "mentions": sum(len(passage.mentions) for passage in variant.passages),
         "epochs": epochs,
+        "steps": taken,
         "runs": runs,
         "table": {f"{k}": row for k, row in summarize_runs(runs).items()},
         "seconds": round(time.perf_counter() - clock, 1),

@@ -86,9 +86,13 @@ def main(
         **{"config": str(config), "overrides": json.loads(json.dumps(overrides))},
         "config_sha256": checksum(config),
     }
+    weights = {name: files_of_folder(path) for name, path in encoders.items()}
     files = {
-        sample.path.stem: {str(p): checksum(p) for p in (sample.path, tests[sample.data])}
+        (name, sample.path.stem): {
+            str(path): checksum(path) for path in (sample.path, tests[sample.data], *own)
+        }
         for sample in found
+        for name, own in weights.items()
     }
     earlier = [run for _, run in read_json_lines(log)] if resume and log.is_file() else []
     runs = [
@@ -96,7 +100,7 @@ def main(
         for run in earlier
         if run["made_with"] == made_with
         and encoders.get(run["encoder"]) == run["path"]
-        and files.get(run["sample"]) == run["files"]
+        and files.get((run["encoder"], run["sample"])) == run["files"]
     ]
     if len(runs) < len(earlier):
         other = len(earlier) - len(runs)
@@ -120,7 +124,7 @@ def main(
     )
     with log.open("a" if resume else "w", encoding="utf8") as file:
         for run in side_by_side(train, todo, jobs=jobs, gpu_id=gpu_id, desc="Fine-tuning"):
-            run |= {"files": files[run["sample"]], "made_with": made_with}
+            run |= {"files": files[run["encoder"], run["sample"]], "made_with": made_with}
             print(json.dumps(run), file=file, flush=True)
             runs.append(run)
     ranks = {(name, sample.path.stem): rank for rank, (name, sample) in enumerate(order)}
@@ -170,6 +174,12 @@ def train_and_score(
         **score(nlp, read_docs(tests[sample.data], limit)),
         "seconds": round(time.perf_counter() - clock, 1),
     }
+
+
+def files_of_folder(encoder: str) -> list[Path]:
+    """The files of an encoder in a folder; none of one that has a name."""
+    folder = Path(encoder)
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
 def find_samples(folder: Path, data: Iterable[str]) -> list[Sample]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -157,8 +157,10 @@ class Collator:
     concepts (dict[str, Tensor]): The same of each concept's name.
     pad_id (int): Fills up the token ids of shorter texts.
     max_concepts (int): Concepts a batch at most, 0 for all.
-    synonyms (Mapping[str, Collection[str]] | None): Of each concept those that are no negatives
-        for its tokens.
+    directions (Mapping[str, Tensor] | None): A vector of length 1 of each concept; None to take
+        every concept that a token does not have for a negative.
+    least (float): Cosine of two concepts' vectors from which on either is no negative for a token
+        of the other.
     """
 
     def __init__(
@@ -168,14 +170,16 @@ class Collator:
         concepts: dict[str, Tensor],
         pad_id: int,
         max_concepts: int = 0,
-        synonyms: Mapping[str, Collection[str]] | None = None,
+        directions: Mapping[str, Tensor] | None = None,
+        least: float = 1.0,
     ) -> None:
         self.passages = passages
         self.texts = texts
         self.concepts = concepts
         self.pad_id = pad_id
         self.max_concepts = max_concepts
-        self.synonyms = synonyms or {}
+        self.directions = directions
+        self.least = least
 
     def __call__(
         self, indices: Sequence[int], draw: random.Random, rank: int = 0, ranks: int = 1
@@ -189,10 +193,12 @@ class Collator:
         RETURNS (ContrastiveBatch): The texts, concepts and positive pairs.
         """
         names = sorted({name for index in indices for name in self.passages[index].concepts})
+        every = names
         if 0 < self.max_concepts < len(names):
             names = draw.sample(names, self.max_concepts)
         names.sort(key=lambda name: len(self.concepts[name]))
         column = {name: number for number, name in enumerate(names)}
+        synonyms = self._synonyms(every, names)
         ones: list[tuple[int, int]] = []
         alike: set[tuple[int, int]] = set()
         offset = 0
@@ -202,7 +208,7 @@ class Collator:
             for name, places in passage.concepts.items():
                 if name in column:
                     ones.extend((offset + place, column[name]) for place in places)
-                others = [column[each] for each in self.synonyms.get(name, ()) if each in column]
+                others = synonyms.get(name, ())
                 alike.update((offset + place, each) for place in places for each in others)
             offset += len(passage.ids)
         # Lengths up to 2, 4, 8, 16, ...: few small passes through the encoder, and little padding.
@@ -215,8 +221,20 @@ class Collator:
             concepts=[Rows.pad(list(group), self.pad_id) for _, group in groups],
             tokens=tokens,
             columns=columns,
-            ignored=_places(sorted(alike.difference(ones))) if self.synonyms else None,
+            ignored=None if self.directions is None else _places(sorted(alike.difference(ones))),
         )
+
+    def _synonyms(self, names: Sequence[str], asked: Sequence[str]) -> dict[str, list[int]]:
+        """For each concept those that are no negatives for it, as indices into the asked ones."""
+        if self.directions is None or not names:
+            return {}
+        rows, columns = (
+            torch.stack([self.directions[name] for name in part]) for part in (names, asked)
+        )
+        alike = rows @ columns.T >= self.least
+        return {
+            name: each.nonzero()[:, 0].tolist() for name, each in zip(names, alike, strict=True)
+        }
 
 
 def _places(pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:

@@ -126,12 +126,12 @@ class NuNER(TrainablePipe):
 
         RAISES (ValueError): A number is out of its range.
         """
-        for setting, value, possible in (
-            ("threshold", threshold, 0 <= threshold <= 1),
-            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1),
-        ):
-            if not possible:
-                raise ValueError(f"'{name}': {setting} = {value}: expected a share, from 0 to 1.")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"'{name}': threshold = {threshold}: expected 0 to 1.")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"'{name}': label_smoothing = {label_smoothing}: expected 0 to less than 1."
+            )
         for label, weight in (class_weights or {}).items():
             if weight < 0:
                 raise ValueError(

@@ -168,13 +168,13 @@ def embed_concepts(
     names (Sequence[str]): The concepts.
     pooling (Pooling): As it was trained with.
     batch_size (int): Concepts encoded together.
-    RETURNS (Tensor): concepts x width, in float32.
+    RETURNS (Tensor): concepts x width, in float32, on the encoder's device.
     """
     limits = {"truncation": True, "max_length": max_length(encoder)}
     ids = [torch.tensor(row) for row in tokenizer(list(names), **limits)["input_ids"]]
     found = []
     for start in range(0, len(ids), batch_size):
-        rows = Rows.pad(ids[start : start + batch_size], tokenizer.pad_token_id)
+        rows = Rows.pad(ids[start : start + batch_size], tokenizer.pad_token_id).to(encoder.device)
         found.append(pool(encode(encoder.eval(), rows).float(), rows.mask, pooling))
     return torch.cat(found)
 
@@ -189,28 +189,6 @@ def encode(encoder: PreTrainedModel, rows: Rows) -> Tensor:
     name = "inputs_embeds" if rows.values.is_floating_point() else "input_ids"
     states: Tensor = encoder(**{name: rows.values}, attention_mask=rows.mask).last_hidden_state
     return states
-
-
-@torch.no_grad()
-def find_synonyms(
-    names: Sequence[str], vectors: Tensor, least: float, *, chunk: int = 1024
-) -> dict[str, list[str]]:
-    """Find the concepts whose vectors point almost the same way.
-
-    names (Sequence[str]): The concepts.
-    vectors (Tensor): Their vectors (concepts x width).
-    least (float): Cosine from which on two are synonyms.
-    chunk (int): Concepts compared with all others at once.
-    RETURNS (dict[str, list[str]]): The others of each concept that has any.
-    """
-    directions = F.normalize(vectors, dim=-1)
-    found: dict[str, list[str]] = {}
-    for start in range(0, len(names), chunk):
-        alike = directions[start : start + chunk] @ directions.T >= least
-        for row, column in alike.nonzero().tolist():
-            if start + row != column:
-                found.setdefault(names[start + row], []).append(names[column])
-    return found
 
 
 def binary_cross_entropy(

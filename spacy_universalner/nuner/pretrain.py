@@ -9,7 +9,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from transformers.modeling_utils import PreTrainedModel
@@ -34,7 +36,6 @@ from .contrastive import (
     bottom_states,
     embed_concepts,
     encode,
-    find_synonyms,
     without_bottom,
 )
 from .model_card import model_card
@@ -104,7 +105,8 @@ class Pretrainer:
         self.probe = probe
         self.checkpoint = checkpoint
         self.progress = progress
-        self.fingerprint = hashlib.sha256(repr((settings, passages)).encode("utf8")).hexdigest()
+        decisive = replace(settings, log_with="")
+        self.fingerprint = hashlib.sha256(repr((decisive, passages)).encode("utf8")).hexdigest()
         # Settings are kept for the whole process: those of a Trainer before would clash with ours.
         AcceleratorState._reset_state(reset_partial_state=True)
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
@@ -212,7 +214,9 @@ class Pretrainer:
                     self.steps_taken += 1
                     if accelerator.trackers and self.steps_taken % LOG_EVERY == 0:
                         rate = scheduler.get_last_lr()[0]
-                        shown = {"loss": losses[-1].item(), "learning_rate": rate}
+                        # Of several processes one logs: its share of the batch for the whole
+                        share = losses[-1].item() * accelerator.num_processes
+                        shown = {"loss": share, "learning_rate": rate}
                         accelerator.log(shown, step=self.steps_taken)
                     if budget.progress(self.steps_taken) == 1:
                         break
@@ -306,12 +310,12 @@ class Pretrainer:
             for passages in (self.train, self.dev, self.probed)
         ]
         encoders = self.encoders
-        synonyms = {}
+        directions = None
         if self.settings.mask_similar and names:
             vectors = embed_concepts(
                 encoders.concept_encoder, self.tokenizer, names, pooling=self.settings.pooling
             )
-            synonyms = find_synonyms(names, vectors, self.settings.mask_similar)
+            directions = dict(zip(names, F.normalize(vectors.cpu(), dim=-1), strict=True))
         if self.settings.cache_frozen and self.frozen:
             texts = [self._cache(encoders.text_encoder, self.frozen, rows) for rows in texts]
             stack.enter_context(without_bottom(encoders.text_encoder, self.frozen))
@@ -320,12 +324,15 @@ class Pretrainer:
             states = self._cache(encoders.concept_encoder, self.concept_frozen, rows)
             concepts = dict(zip(names, states, strict=True))
             stack.enter_context(without_bottom(encoders.concept_encoder, self.concept_frozen))
-        settings = self.tokenizer.pad_token_id, self.settings.max_concepts, synonyms
-        return (
-            Collator(self.train, texts[0], concepts, *settings),
-            Collator(self.dev, texts[1], concepts, *settings),
-            texts[2],
+        collate = partial(
+            Collator,
+            concepts=concepts,
+            pad_id=self.tokenizer.pad_token_id,
+            max_concepts=self.settings.max_concepts,
+            directions=directions,
+            least=self.settings.mask_similar,
         )
+        return collate(self.train, texts[0]), collate(self.dev, texts[1]), texts[2]
 
     def _cache(self, encoder: PreTrainedModel, number: int, rows: list[Tensor]) -> list[Tensor]:
         """Hidden states above the frozen bottom for each row of token ids."""

@@ -195,10 +195,10 @@ class EncoderShim(PyTorchShim):
         return vectors.detach(), backprop
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        # It may have been made after the gradients: `spacy train` predicts between the two for
-        # what stands in `annotating_components`.
         if not self.is_trained:
             return
+        # It may have been made after the gradients: `spacy train` predicts between the two for
+        # what stands in `annotating_components`.
         self._predictor = None
         plain = isinstance(optimizer, Optimizer) and optimizer.b1 and not optimizer.use_radam
         plain = plain and (optimizer.L2_is_weight_decay or not optimizer.L2)
@@ -221,8 +221,8 @@ class EncoderShim(PyTorchShim):
 
     def _finish_update_by_tensor(self, optimizer: Callable[..., Any]) -> None:
         """Let a Thinc optimiser see each tensor: one other than Adam, one that keeps averages of
-        all weights, or what `nlp.rehearse` gives. As for all of Thinc's weights, each tensor's
-        gradient is then clipped by itself, and biases decay too."""
+        all weights or has L2 in the gradient, or what `nlp.rehearse` gives. As for all of Thinc's
+        weights, each tensor's gradient is then clipped by itself, and biases decay too."""
         for name, parameter in self.encoder.named_parameters():
             if parameter.grad is not None:
                 values, gradient = torch2xp(parameter.data), torch2xp(parameter.grad)

@@ -139,7 +139,7 @@ def make_universal_ner(
     """
     scores.register()
     make_forks_safe()
-    return UniversalNER(
+    component = UniversalNER(
         name,
         cast(LanguageModel, model),
         Questions(asked_for(labels), template, dataset),
@@ -161,6 +161,9 @@ def make_universal_ner(
         save_io=save_io,
         scorer=scorer,
     )
+    # A config reads a mapping's key such as "ORG:public" as something else.
+    component.labels_in_config = not isinstance(labels, dict) or _survives_config(labels)
+    return component
 
 
 class UniversalNER(Pipe):
@@ -208,13 +211,13 @@ class UniversalNER(Pipe):
                     f"'{name}': label_thresholds: a config cannot hold the key '{label}'. Give the "
                     "label another name, without ':' and '=' and with a letter first."
                 )
-        if isinstance(model, StoredModel) and isinstance(model.model, AnsweringModel):
+        # Found without being computed, here and below: it may read all weights.
+        if isinstance(model, StoredModel) and getattr_static(model.model, "identity", None):
             raise ValueError(
                 f"'{name}': spacy-universalner.Stored.v1 around {type(model.model).__name__} would "
                 "hide its scores, its windows and its weights. Name that model itself, and set "
                 f"cache = '{model.store.path}' to keep its answers."
             )
-        # Found without being computed: it may read all weights.
         if cache is not None and getattr_static(model, "identity", None) is None:
             raise ValueError(
                 f"'{name}': a cache must know which model and decoding its answers belong to, and "
@@ -230,6 +233,7 @@ class UniversalNER(Pipe):
         self.on_error = on_error
         self.save_io = save_io
         self.scorer = scorer
+        self.labels_in_config = True
         self._initial = self.cfg
         if max_new_tokens is not None:
             model.max_new_tokens = max_new_tokens  # type: ignore[attr-defined]
@@ -389,8 +393,7 @@ class UniversalNER(Pipe):
         # Dictionaries are equal in any order, but labels may have one (conflict = "label_order").
         if list(self.questions.labels or ()) != list(self._initial["labels"] or ()):
             changed["labels"] = self.cfg["labels"]
-        # A config reads a label such as "ORG:public" as something else.
-        if not _survives_config(self.cfg["labels"]):
+        if not self.labels_in_config:
             changed["labels"] = self.cfg["labels"]
         return changed
 
@@ -463,6 +466,9 @@ class UniversalNER(Pipe):
         return self
 
 
-def _survives_config(values: dict[str, Any] | None) -> bool:
-    written = Config({"values": {} if values is None else values}).to_str()
-    return Config().from_str(written)["values"] == (values or {})
+def _survives_config(values: dict[str, Any]) -> bool:
+    try:
+        written = Config({"values": values}).to_str()
+        return Config().from_str(written)["values"] == values
+    except ValueError:
+        return False

@@ -211,6 +211,13 @@ def test_nuners_release(tmp_path: Path) -> None:
         (Passage("a-1", "Ada saw Rome.", mentions), []),
         (Passage("a-2", "Hm."), rejects),
     ]
+    odd = ["", "1. Ada <> person\n2. Rome <> city"]
+    row = json.dumps({"input": "Ada saw Rome.", "output": odd})
+    assert list(read_nuner(write(tmp_path / "b.jsonl", row))) == [
+        (Passage("b-1", "Ada saw Rome.", mentions), [])
+    ]
+    with pytest.raises(ValueError, match=r"c\.jsonl:1: .* is half of a surrogate pair"):
+        list(read_nuner(write(tmp_path / "c.jsonl", '{"input": "a \\ud83d", "output": []}')))
     csv = write(tmp_path / "a.csv", "input,output\nAda saw Rome.,\"['Ada <> person']\"\n")
     assert [passage.mentions for passage, _ in read_nuner(csv)] == [(Mention(0, 3, "person"),)]
     with pytest.raises(ValueError, match=r'a.csv:2: expected "input", a sentence, and "output"'):
@@ -297,10 +304,15 @@ def test_labels_are_renamed_or_taken_out(tmp_path: Path) -> None:
     (merged,) = read_conversations(tmp_path / "d.jsonl")
     assert merged.questions == (Question("person", ("Ada", "Bob")),)
     entity = {"start": 0, "end": 3, "label": "PER", "description": "a human"}
-    row = {"text": "Ada ran.", "entities": [entity], "year": 1843}
-    write(tmp_path / "e.jsonl", json.dumps(row))
+    row = {"text": "Ada ran.", "entities": [entity, {**entity, "label": 3}], "year": 1843}
+    dropped = {**row, "dropped": {"item": "", "reason": "no answer"}}
+    write(tmp_path / "e.jsonl", f"{json.dumps(row)}\n{json.dumps(dropped)}")
+    convert.labels = {**convert.labels, "3": "third"}
     convert(tmp_path / "e.jsonl", "passages", tmp_path / "f.jsonl", "passages")
-    renamed = {**row, "entities": [{**entity, "label": "person"}]}
+    renamed = {
+        **row,
+        "entities": [{**entity, "label": "person"}, {**entity, "label": "third"}],
+    }
     assert json.loads((tmp_path / "f.jsonl").read_text("utf8")) == renamed
 
 

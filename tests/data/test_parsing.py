@@ -67,6 +67,11 @@ def test_what_stands_before_a_cut_is_used() -> None:
     )
     # Between two pairs nothing is lost but what was not written.
     assert parse_uniner('[("Ada", "person"),', cut=True) == ([ADA], [Reject("", "cut off")])
+    # Nor of a list, a line or a remark that has ended.
+    assert parse_uniner('[("Ada", "person")]\n\nNote', cut=True) == ([ADA], [])
+    assert parse_uniner("[]\n\nNote", cut=True) == ([], [])
+    assert parse_nuner("Ada <> person\n", cut=True) == ([ADA], [])
+    assert parse_nuner("", cut=True) == parse_uniner("[", cut=True) == ([], [Reject("", "cut off")])
     both = '[("Ada", person), ("Rome", "city"'
     assert parse_uniner(both, cut=True)[1] == [
         Reject('("Ada", person)', "unparseable"),

@@ -141,17 +141,27 @@ def test_concepts_of_a_batch_can_be_capped():
 
 def test_synonyms_of_a_tokens_own_concepts_are_ignored():
     assert make_collator()([0, 1, 2], random.Random(0)).ignored is None
-    # "unused" stands in no passage; a token that has both concepts keeps both.
-    synonyms = {"person": ["city", "unused"], "city": ["person"]}
-    batch = make_collator(synonyms=synonyms)([0, 1, 2], random.Random(0))
+    # A token that has both concepts keeps both.
+    directions = {"person": [0.6, 0.8], "city": [0.8, 0.6], "company": [-1.0, 0.0]}
+    settings = {"directions": {name: torch.tensor(d) for name, d in directions.items()}}
+    assert not len(make_collator(**settings, least=0.97)([0, 1, 2], random.Random(0)).ignored[0])
+    settings["least"] = 0.95
+    batch = make_collator(**settings)([0, 1, 2], random.Random(0))
     ignored = torch.zeros_like(dense(batch))
     ignored[batch.ignored] = 1
     expected = torch.zeros(12, 3)  # city, company, person
     expected[2, 0] = 1  # a person and no city
     expected[5, 2] = 1  # a city and no person
     assert torch.equal(ignored, expected)
-    second = make_collator(synonyms=synonyms)([0, 1, 2], random.Random(0), rank=1, ranks=2)
+    second = make_collator(**settings)([0, 1, 2], random.Random(0), rank=1, ranks=2)
     assert [each.tolist() for each in second.ignored] == [[1], [2]]
+    # A concept that is not asked for keeps its synonyms from being negatives.
+    capped = make_collator(**settings, max_concepts=1)
+    found = {
+        (len(batch.tokens), len(batch.ignored[0]))
+        for batch in (capped([0, 1, 2], random.Random(seed)) for seed in range(20))
+    }
+    assert found == {(1, 0), (2, 1)}  # company; city or person, two tokens each
 
 
 def test_hidden_states_are_padded_like_ids():

@@ -347,8 +347,8 @@ def test_an_entity_begins_where_it_is_found(trained, text, expected):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"label_smoothing": 1.5}, "label_smoothing = 1.5: expected a share"),
-        ({"threshold": -0.1}, "threshold = -0.1: expected a share"),
+        ({"label_smoothing": 1.5}, "label_smoothing = 1.5: expected 0 to less"),
+        ({"threshold": -0.1}, "threshold = -0.1: expected 0 to 1"),
         ({"class_weights": {"O": -1.0}}, "class_weights has -1.0 for 'O': expected at least 0"),
     ],
 )

@@ -23,7 +23,6 @@ from spacy_universalner.nuner.contrastive import (
     bottom_states,
     embed_concepts,
     encode,
-    find_synonyms,
     without_bottom,
 )
 
@@ -86,15 +85,6 @@ def test_what_is_ignored_is_neither_a_one_nor_a_zero():
     weights = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
     expected = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
     torch.testing.assert_close(binary_cross_entropy(logits, *ones, ignored), expected)
-
-
-@pytest.mark.parametrize("chunk", [1, 2, 100])
-def test_synonyms_point_almost_the_same_way(chunk):
-    names = ["city", "town", "far town", "person"]
-    vectors = torch.tensor([[1.0, 0.0], [2.0, 0.2], [9.0, 3.0], [-1.0, 0.0]])
-    found = find_synonyms(names, vectors, 0.97, chunk=chunk)
-    assert found == {"city": ["town"], "town": ["city", "far town"], "far town": ["town"]}
-    assert find_synonyms(names, vectors, 1.0, chunk=chunk) == {}
 
 
 def test_model_gives_the_cross_entropy_of_tokens_and_concepts():

@@ -38,16 +38,26 @@ def parse_nuner(
     response (str): The annotator's answer. A missing description is tolerated, and so are bullets
         or numbers when every line carries one.
     text (str): The sentence: where "1. FC Köln" stands in it, the number is no bullet.
-    cut (bool): Whether the answer was cut off; then its last line is not used.
+    cut (bool): Whether the answer was cut off; then a line that has not ended is not used.
     RETURNS (tuple[list[Extraction], list[Reject]]): What was read, in order, and the other lines.
     """
     lines = [line.strip() for line in response.splitlines() if line.strip()]
-    last = [Reject(lines.pop(), CUT)] if cut and lines else []
-    found, rejects = parse_lines(_without_bullets(lines, text))
-    return found, [*rejects, *last]
+    unfinished = []
+    if cut and not lines:
+        unfinished.append(Reject("", CUT))
+    elif cut and response.rstrip(" \t") == response.rstrip():
+        unfinished.append(Reject(lines.pop(), CUT))
+    found, rejects = parse_lines(without_bullets(lines, text))
+    return found, [*rejects, *unfinished]
 
 
-def _without_bullets(lines: Sequence[str], text: str) -> Sequence[str]:
+def without_bullets(lines: Sequence[str], text: str) -> Sequence[str]:
+    """Take away what marks lines as those of a list.
+
+    lines (Sequence[str]): The lines.
+    text (str): Where "1. FC Köln" stands in it, the number is no bullet.
+    RETURNS (Sequence[str]): The same, unless every line has a bullet or a number.
+    """
     bullets = [match for match in map(_BULLET.match, lines) if match]
     if len(bullets) < len(lines):
         return lines
@@ -86,7 +96,8 @@ def parse_uniner(
     response (str): The annotator's answer. Text and code fences around the list, single quotes,
         lists for tuples, unescaped quotes, several lists and an unfinished end are tolerated.
     text (str): The passage; as for `parse_nuner`, and not looked at.
-    cut (bool): Whether the answer was cut off: its unfinished end, or an empty reject, says so.
+    cut (bool): Whether the answer was cut off: if its list has no end, what is unfinished of it, or
+        an empty reject, says so.
     RETURNS (tuple[list[Extraction], list[Reject]]): What was read, in order, and what was not. An
         answer without any list is one reject.
     """
@@ -120,7 +131,8 @@ def parse_uniner(
             unfinished = cut and end == len(body)
             rejects.append(Reject(chunk, CUT if unfinished else UNPARSEABLE))
         position = end
-    if cut and all(reject.reason != CUT for reject in rejects):
+    closed = body[position:].lstrip(" ,\n\t\r").startswith("]")
+    if cut and not closed and all(reject.reason != CUT for reject in rejects):
         rejects.append(Reject("", CUT))
     return extractions, rejects
 

@@ -99,8 +99,8 @@ class Converter:
     unread: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, source: Path, source_format: Format, target: Path, to: Format) -> None:
-        """Convert a file. Conversations keep their negatives if they stay conversations, and
-        passages whatever else their rows hold.
+        """Convert a file. Conversations keep their negatives if they stay conversations, and JSONL
+        of passages whatever else its rows hold.
 
         source (Path): The file to read.
         source_format (str): Its format.
@@ -111,9 +111,10 @@ class Converter:
         if source_format in kinds and to in kinds:
             conversations = map(self._ask, _read_conversations(source, source_format))
             _write_conversations(target, to, self._count(conversations))
-        elif source_format == to == "passages":
+        elif source_format == to == "passages" and source.suffix == ".jsonl":
+            rows = (item for item in read_rows(source) if not item[1].get("dropped"))
             with write_json_lines(target) as write:
-                for place, row in self._count(read_rows(source)):
+                for place, row in self._count(rows):
                     write(self._rename_row(row, place))
         else:
             self.write(target, to, self.read(source, source_format))
@@ -178,7 +179,7 @@ class Converter:
         entities = [
             {**entity, "label": label}
             for entity in row.get("entities") or ()
-            if (label := self.labels.get(entity["label"], entity["label"])) is not None
+            if (label := self.labels.get(str(entity["label"]), str(entity["label"]))) is not None
         ]
         return {**row, "entities": entities}
 

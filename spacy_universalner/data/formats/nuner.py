@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ...alignment import locate
 from ...ty import Passage, Reject
-from ..annotation.parsing import SEPARATOR, parse_lines, read_strings
+from ..annotation.parsing import SEPARATOR, parse_lines, read_strings, without_bullets
 from ..conversations import answers_by_type
-from ..readers import read_rows, write_json_lines, write_whole
+from ..readers import check_characters, read_rows, write_json_lines, write_whole
 
 
 def read_nuner(path: Path) -> Iterator[tuple[Passage, list[Reject]]]:
@@ -28,8 +28,12 @@ def read_nuner(path: Path) -> Iterator[tuple[Passage, list[Reject]]]:
                 f'{place}: expected "input", a sentence, and "output", a list of '
                 f"'entity <> concept'; found {str(row)[:200]}"
             )
-        lines = read_strings(output) if isinstance(output, str) else map(str, output)
+        check_characters(row, place)
+        items = read_strings(output) if isinstance(output, str) else map(str, output)
+        lines = [line for item in items if item.strip() for line in _split(item)]
         found, unread = parse_lines(lines)
+        if any(each.text not in text for each in found):
+            found, unread = parse_lines(without_bullets(lines, text))
         mentions, lost = locate(text, found)
         yield Passage(f"{path.stem}-{number}", text, tuple(mentions)), [*unread, *lost]
 
@@ -58,6 +62,12 @@ def write_nuner(path: Path, passages: Iterable[Passage]) -> list[tuple[str, Reje
                 for row in rows:
                     write(row)
     return rejects
+
+
+def _split(item: str) -> list[str]:
+    """An item may be several lines; an entity may hold a line break."""
+    lines = item.splitlines()
+    return lines if all(SEPARATOR in line for line in lines) else [item]
 
 
 def _lines(passage: Passage, rejects: list[tuple[str, Reject]]) -> list[str]:

@@ -35,6 +35,7 @@ def read_response(response: str, *, cut: bool) -> Answer:
         raise ResponseError(f"the response holds no answer: {response[:200]!r}") from error
     if not isinstance(text, str):
         return Answer("", error=f"the model wrote no text: {json.dumps(choice)[:200]}")
+    finish = finish if isinstance(finish, str) else None
     if not text.strip() and finish in CUT:
         return Answer("", error=f"the model wrote no text before it was stopped by '{finish}'")
     # An escaped half of a surrogate pair could not be written to a file.
