@@ -216,7 +216,7 @@ class UniversalNER(Pipe):
             raise ValueError(
                 f"'{name}': spacy-universalner.Stored.v1 around {type(model.model).__name__} would "
                 "hide its scores, its windows and its weights. Name that model itself, and set "
-                f"cache = '{model.store.path}' to keep its answers."
+                "`cache` to a file of its answers."
             )
         if cache is not None and getattr_static(model, "identity", None) is None:
             raise ValueError(
