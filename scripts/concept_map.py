@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import srsly
 import typer
@@ -26,8 +27,8 @@ def main(
         mention.label for passage in read_passages(corpus) for mention in passage.mentions
     )
     common = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most])
-    settings = srsly.read_json(encoder / METRICS_FILE)["settings"]
     try:
+        settings = read_pretraining(encoder)
         model, tokenizer = load_encoder(str(encoder / CONCEPT_ENCODER))
         with msg.loading(f"Placing {len(common):,} concepts ..."):
             vectors = embed_concepts(model, tokenizer, list(common), pooling=settings["pooling"])
@@ -41,6 +42,15 @@ def main(
     except (ImportError, OSError, ValueError) as error:
         msg.fail(str(error), exits=1)
     msg.good(f"{output}: {title}")
+
+
+def read_pretraining(encoder: Path) -> dict[str, Any]:
+    """The settings that an encoder was pre-trained with."""
+    path = encoder / METRICS_FILE
+    metrics = srsly.read_json(path) if path.is_file() else {}
+    if "settings" not in metrics or not (encoder / CONCEPT_ENCODER).is_dir():
+        raise ValueError(f"{encoder} has no concept encoder: it is no output of pretrain_nuner.")
+    return metrics["settings"]
 
 
 if __name__ == "__main__":

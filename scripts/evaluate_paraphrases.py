@@ -9,6 +9,7 @@ import typer
 from wasabi import msg
 
 from scripts.evaluate import ask, read_gold
+from spacy_universalner.data.readers import check_paths
 from spacy_universalner.evaluation.metrics import RELEASED_EPSILON, count_strings, total
 from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.evaluation.robustness import measure_agreement
@@ -26,11 +27,24 @@ def main(
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
     """Write OUTPUT: for each label the string-set F1 of each paraphrase, and their agreement."""
+    try:
+        for source in (data, paraphrases):
+            check_paths(source, [output])
+        ways = read_ways(paraphrases)
+    except ValueError as error:
+        msg.fail(str(error), exits=1)
     if gpu_id >= 0:
         spacy.require_gpu(gpu_id)
-    ways = json.loads(paraphrases.read_text("utf8"))
     types = tuple(dict.fromkeys(way for each in ways.values() for way in each))
     passages = [(passage, data.stem) for passage in read_gold(data, limit)]
+    known = {mention.label for passage, _ in passages for mention in passage.mentions}
+    if not passages:
+        msg.fail(f"{data} has no text", exits=1)
+    if unknown := sorted(set(ways) - known):
+        msg.warn(
+            f"No text of {data} has an entity labelled {', '.join(unknown)}: there F1 is 0",
+            f"Its labels: {', '.join(sorted(known)) or 'none'}",
+        )
     nlp = spacy.load(pipeline)
     predictions = list(ask(nlp, passages, component, [types] * len(passages)))
     results = {}
@@ -53,6 +67,18 @@ def main(
     report |= {"provenance": provenance([data, paraphrases]), "config": nlp.config}
     output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf8")
     msg.good(f"{output}")
+
+
+def read_ways(path: Path) -> dict[str, list[str]]:
+    """For each label the ways to ask for it, at least two."""
+    ways = json.loads(path.read_text("utf8"))
+    for label, asked in ways.items() if isinstance(ways, dict) else [("", None)]:
+        if not isinstance(asked, list) or len(asked) < 2:
+            raise ValueError(
+                f'{path}: expected for each label at least two ways to ask, such as {{"PER": '
+                f'["person", "human being"]}}; found {label!r}: {asked!r}'
+            )
+    return ways
 
 
 if __name__ == "__main__":

@@ -27,10 +27,16 @@ def main(
 ) -> None:
     """Write METRICS/zero_shot_NAME.json and METRICS/heldout_NAME.json, as `scripts.evaluate`."""
     systems = dict(split(pair) for pair in system)
-    limits = {name: int(number) for name, number in map(split, limit or [])}
-    for name in limits:
+    limits = {}
+    for name, number in map(split, limit or []):
         if name not in systems:
             msg.fail(f"--limit {name}: there is no such system", ", ".join(systems), exits=1)
+        if not number.isdecimal() or not int(number):
+            msg.fail(f"--limit {name}={number}: expected a whole number of at least 1", exits=1)
+        limits[name] = int(number)
+    for pipeline in systems.values():
+        if not Path(pipeline, "config.cfg").is_file():
+            msg.fail(f"{pipeline} is no folder of a pipeline", exits=1)
     for name, pipeline in systems.items():
         texts = limits.get(name)
         msg.divider(name)

@@ -46,12 +46,16 @@ def main(
             exits=1,
         )
     nlp = spacy.load(pipeline)
+    if component not in nlp.pipe_names:
+        msg.fail(f"{pipeline} has no '{component}'", f"It has {', '.join(nlp.pipe_names)}", exits=1)
     output.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     for key, path in files.items():
-        passages = list(read_conll(path))[:limit]
+        passages = list(read_conll(path))
+        if not passages:
+            msg.fail(f"{path} has no sentence: fetch it again", exits=1)
         words = word_labels({m.label for passage in passages for m in passage.mentions})
-        passages = [keep_labels(passage, words) for passage in passages]
+        passages = [keep_labels(passage, words) for passage in passages[:limit]]
         nlp.get_pipe(component).initialize(lambda: (), labels=words)
         clock = time.perf_counter()
         predictions = list(predict(nlp, [(passage, key) for passage in passages], component))

@@ -13,6 +13,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 from wasabi import msg
 
+from spacy_universalner.data.readers import check_paths
 from spacy_universalner.evaluation.provenance import checksum
 
 WRITERS = {
@@ -37,6 +38,8 @@ def main(
     if output.suffix not in WRITERS:
         msg.fail(f"Cannot write {output}", f"Expected {', '.join(WRITERS)}.", exits=1)
     drawn = json.loads(sample.read_text("utf8"))
+    if not isinstance(drawn, dict) or not {"data", "sha256", "indices"} <= set(drawn):
+        msg.fail(f"{sample} is no sample", "Draw one: python -m scripts.sample_few_shot", exits=1)
     source = data or Path(drawn["data"])
     if not source.is_file():
         msg.fail(f"{source}, from which {sample} was drawn, is missing", "Give --data.", exits=1)
@@ -46,6 +49,11 @@ def main(
             f"Its sha256 is {checksum(source)}, expected {drawn['sha256']}. Draw a new sample.",
             exits=1,
         )
+    try:
+        for path in (sample, source):
+            check_paths(path, [output])
+    except ValueError as error:
+        msg.fail(str(error), exits=1)
     docs = list(DocBin().from_disk(source).get_docs(Vocab()))
     examples = make_examples([docs[index] for index in drawn["indices"]])
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ def main(
     """Write OUTPUT/index.html, OUTPUT/report.md and OUTPUT/figures/."""
     try:
         files = write_report(read_run(metrics, training), output)
-    except (FileNotFoundError, ImportError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
         msg.fail("Cannot write the report", str(error), exits=1)
     msg.good(f"{files[0]}, {files[1]}")
 

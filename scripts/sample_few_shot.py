@@ -41,6 +41,8 @@ def main(
 
     NAME is the data's name without `_train`; samples of words are named `kw` instead of `k`.
     """
+    if data.suffix != ".spacy":
+        msg.fail(f"{data} is no .spacy file", "Convert it: python -m scripts.convert", exits=1)
     docs = list(DocBin().from_disk(data).get_docs(Vocab()))
     counts = [count(doc, unit) for doc in docs]
     sample = sample_mentions if unit is Unit.mentions else sample_words

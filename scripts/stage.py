@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -37,7 +38,9 @@ def main(
     ),
     output_dir: Path = typer.Option(Path("metrics/stages"), file_okay=False),
     within: float = typer.Option(
-        0.0, help="Minutes for this stage and those before it; what is left stands for {minutes}"
+        0.0,
+        help="Minutes for this stage and those before it; what is left stands for {minutes}. 0 for "
+        "no limit, and 0 stands for it then",
     ),
     after: str = typer.Option("", help="The stages before it, separated by commas"),
     gpu_id: int = typer.Option(-1, help="With a GPU, several commands run one after the other"),
@@ -48,10 +51,11 @@ def main(
     Commands side by side have an equal share of the cores each: small models keep one core busier
     than two.
     """
+    left = 0.0
     if within:
         left = within - spent_minutes(output_dir, after.split(","))
         left = round(max(LEAST_MINUTES, left), 1)
-        command = [str(left) if part == MINUTES else part for part in command]
+    command = [str(left) if part == MINUTES else part for part in command]
     commands = list(split(command))
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     clock = time.perf_counter()
@@ -112,15 +116,19 @@ def run_together(commands: list[list[str]]) -> int:
         reader.start()
     failed = 0
     running = list(processes)
-    while running and not failed:
-        time.sleep(0.1)
-        running = [process for process in running if process.poll() is None]
-        failed = next((process.returncode for process in processes if process.returncode), 0)
-    for process in running:
-        process.terminate()
-    for process, reader in zip(processes, readers, strict=True):
-        process.wait()
-        reader.join()
+    # Whoever ends this process ends the commands too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        while running and not failed:
+            time.sleep(0.1)
+            running = [process for process in running if process.poll() is None]
+            failed = next((process.returncode for process in processes if process.returncode), 0)
+    finally:
+        for process in running:
+            process.terminate()
+        for process, reader in zip(processes, readers, strict=True):
+            process.wait()
+            reader.join()
     return failed
 
 

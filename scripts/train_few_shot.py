@@ -6,6 +6,7 @@ stands at the end is the result. Every encoder gets the same settings, those of 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from functools import partial
 from io import StringIO
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from spacy import util
+from spacy.cli._util import parse_config_overrides
 from spacy.language import Language
 from spacy.tokens import DocBin
 from spacy.training.initialize import init_nlp
@@ -25,6 +27,7 @@ from scripts.side_by_side import side_by_side
 
 
 def main(
+    context: typer.Context,
     config_path: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     output: Annotated[Path, typer.Argument(file_okay=False, help="Folder of all encoders' runs")],
     encoder: Annotated[list[str], typer.Option(help="NAME=ENCODER, once for each encoder")],
@@ -40,8 +43,25 @@ def main(
     ] = None,
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
-    """Train every encoder on every sample: OUTPUT/{name}/few-shot/k{k}_seed{i}/model-last."""
-    runs = [(*parse_encoder(pair), seed) for pair in encoder for seed in range(seeds)]
+    """Train every encoder on every sample: OUTPUT/{name}/few-shot/k{k}_seed{i}/model-last.
+
+    Runs of the same k that are there already are removed: they may be of other samples or
+    encoders. Settings can be overridden as in `spacy train`: --components.nuner.model.head mlp.
+    """
+    encoders = [parse_encoder(pair) for pair in encoder]
+    absent = [
+        path for path in (sample_path(samples, k, i) for i in range(seeds)) if not path.is_file()
+    ]
+    if absent:
+        msg.fail(
+            f"There is no sample {absent[0]}",
+            f"Draw it: python -m scripts.sample_few_shot corpus/gold_train.spacy {samples} --k {k}",
+            exits=1,
+        )
+    for name, _ in encoders:
+        for earlier in (output / name / "few-shot").glob(f"k{k}_seed*"):
+            shutil.rmtree(earlier)
+    runs = [(*each, seed) for each in encoders for seed in range(seeds)]
     train = partial(
         train_and_save,
         config_path=config_path,
@@ -51,6 +71,7 @@ def main(
         epochs=epochs,
         batch_size=batch_size,
         gpu_id=gpu_id,
+        overrides=parse_config_overrides(context.args),
     )
     for _ in side_by_side(train, runs, jobs=jobs, gpu_id=gpu_id, desc="Few-shot runs"):
         pass
@@ -67,22 +88,28 @@ def train_and_save(
     epochs: int,
     batch_size: int,
     gpu_id: int,
+    overrides: dict[str, Any],
 ) -> None:
     """Train an encoder, of a name and a path, on the sample of a seed."""
     name, path, seed = run
-    sample = f"k{k}_seed{seed}"
     nlp = fine_tune(
         config_path,
         path,
-        samples / f"gold_{sample}.spacy",
+        sample_path(samples, k, seed),
         seed=seed,
         epochs=epochs,
         batch_size=batch_size,
         gpu_id=gpu_id,
+        overrides=overrides,
     )
-    folder = output / name / "few-shot" / sample / "model-last"
+    folder = output / name / "few-shot" / f"k{k}_seed{seed}" / "model-last"
     folder.mkdir(parents=True, exist_ok=True)
     nlp.to_disk(folder)
+
+
+def sample_path(samples: Path, k: int, seed: int) -> Path:
+    """Where `sample_few_shot` writes a sample of the gold task."""
+    return samples / f"gold_k{k}_seed{seed}.spacy"
 
 
 def fine_tune(
@@ -141,5 +168,8 @@ def parse_encoder(pair: str) -> tuple[str, str]:
     return name, path
 
 
+app = typer.Typer()
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

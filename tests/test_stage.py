@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from spacy_universalner.evaluation.provenance import count_cores
@@ -43,6 +45,11 @@ def test_a_stage_gets_what_earlier_ones_have_left(tmp_path: Path) -> None:
     assert run(tmp_path, "finetune", *options).stdout == "2.5\n"
     record(tmp_path, "pretrain", 6000)
     assert run(tmp_path, "finetune", *options).stdout == "1.0\n"
+
+
+def test_without_a_limit_nothing_is_left_to_count(tmp_path: Path) -> None:
+    record(tmp_path, "train", 6000)
+    assert run(tmp_path, "finetune", "--after", "train").stdout == "0.0\n"
 
 
 def test_a_whole_stage_takes_the_place_of_its_steps(tmp_path: Path) -> None:
@@ -118,6 +125,24 @@ def test_the_first_command_to_fail_ends_the_others(tmp_path: Path) -> None:
     assert time.monotonic() - start < 50
     assert "[2] no such file" in written.splitlines()
     assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.skipif(count_cores() < 2, reason="one core")
+def test_whoever_ends_the_stage_ends_its_commands(tmp_path: Path) -> None:
+    wait = "import os, sys, time; from pathlib import Path; "
+    wait += "Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+    files = [tmp_path / "a", tmp_path / "b"]
+    command = [sys.executable, "-m", "scripts.stage", "train", "--output-dir", str(tmp_path)]
+    for file in files:
+        command += ["--", "python", "-c", wait, str(file)]
+    stage = subprocess.Popen(command, cwd=ROOT)
+    end = time.monotonic() + 60
+    while not all(file.exists() and file.read_text() for file in files):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    stage.terminate()
+    assert stage.wait(30) == 128 + signal.SIGTERM
+    assert not any(psutil.pid_exists(int(file.read_text())) for file in files)
 
 
 def test_with_a_gpu_commands_run_in_turn(tmp_path: Path) -> None:

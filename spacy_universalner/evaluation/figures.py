@@ -30,6 +30,11 @@ COLOURS = {
 }
 
 
+def colour_of(system: str) -> str:
+    """A system's colour on paper; one without a colour of its own is muted."""
+    return COLOURS.get(system, COLOURS["muted"])[0]
+
+
 @dataclass(frozen=True)
 class Point:
     """The scores at a training size.
@@ -63,7 +68,7 @@ def draw_learning_curve(curves: Mapping[str, Sequence[Point]], names: Mapping[st
     figure, axes = _canvas(9.4, 3.8)
     ends = []
     for system, points in curves.items():
-        colour = COLOURS[system][0]
+        colour = colour_of(system)
         points = sorted(points, key=lambda point: point.size)
         sizes, means = [p.size for p in points], [100 * p.mean for p in points]
         bars = [100 * p.sd for p in points]
@@ -75,7 +80,7 @@ def draw_learning_curve(curves: Mapping[str, Sequence[Point]], names: Mapping[st
             axes.plot(
                 [point.size] * len(scores), scores, "o", color=colour, alpha=0.35, markersize=4
             )
-        ends.append((means[-1], sizes[-1], names[system], colour))
+        ends.append((means[-1], sizes[-1], names.get(system, system), colour))
         for size, mean, bar in zip(sizes, means, bars, strict=True):
             at_size = [p.mean for other in curves.values() for p in other if p.size == size]
             above = mean >= 100 * max(at_size)
@@ -124,9 +129,9 @@ def draw_learning_curves(
             points = sorted(points, key=lambda point: point.size)
             means, bars = [100 * p.mean for p in points], [100 * p.sd for p in points]
             style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.8}
-            style |= {"elinewidth": 1.0, "capsize": 2, "color": COLOURS[system][0]}
+            style |= {"elinewidth": 1.0, "capsize": 2, "color": colour_of(system)}
             sizes = [point.size for point in points]
-            axes.errorbar(sizes, means, yerr=bars, label=names[system], **style)
+            axes.errorbar(sizes, means, yerr=bars, label=names.get(system, system), **style)
         ticks = {point.size: point.name for points in curves.values() for point in points}
         axes.set_xscale("log")
         axes.set_xticks(list(ticks), list(ticks.values()))

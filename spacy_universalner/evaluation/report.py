@@ -59,7 +59,7 @@ METRICS = {
 
 # The stages of `weasel run all`: others leave their records beside these.
 STAGES = (
-    *("annotate", "pretrain", "train", "train-few-shot", "conversations", "student", "finetune"),
+    *("student", "annotate", "pretrain", "train", "train-few-shot", "conversations", "finetune"),
     *("assemble", "evaluate"),
 )
 
@@ -89,6 +89,7 @@ def read_run(metrics: Path, training: Path) -> Run:
     training (Path): Folder of the trained models, for their logs.
     RETURNS (Run): Its contents.
     RAISES (FileNotFoundError): A figure is missing; the message says how it is made.
+    RAISES (ValueError): A file is damaged.
     """
     files = {metrics / f"{name}.json": command for name, command in METRICS.items()}
     rows = {
@@ -110,7 +111,8 @@ def read_run(metrics: Path, training: Path) -> Run:
     return Run(
         metrics={name: _read(metrics / f"{name}.json") for name in METRICS},
         predictions={
-            system: [json.loads(line) for line in path.read_text("utf8").splitlines()]
+            # Not `splitlines`: a text may hold what that takes for the end of a line.
+            system: [_parse(path, line) for line in path.read_text("utf8").split("\n") if line]
             for system, path in rows.items()
         },
         stages=sorted(
@@ -125,7 +127,14 @@ def read_run(metrics: Path, training: Path) -> Run:
 def _read(path: Path, optional: bool = False) -> Any:
     if optional and not path.is_file():
         return None
-    return json.loads(path.read_text("utf8"))
+    return _parse(path, path.read_text("utf8"))
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): make it anew.") from error
 
 
 def write_report(run: Run, output: Path) -> list[Path]:

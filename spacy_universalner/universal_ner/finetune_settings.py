@@ -152,8 +152,8 @@ class BudgetSettings:
     minutes: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.minutes < 0:
-            raise ValueError(f"minutes = {self.minutes} in [budget]: expected at least 0.")
+        if not isinstance(self.minutes, (int, float)) or self.minutes < 0:
+            raise ValueError(f"minutes = {self.minutes} in [budget]: expected a number, from 0 on.")
 
 
 @dataclass(frozen=True)

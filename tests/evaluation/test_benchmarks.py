@@ -52,7 +52,9 @@ def test_the_table_has_ours_and_the_published_figures(tmp_path: Path, tiny_llama
     nlp.add_pipe("universal_ner", config=config)
     nlp.to_disk(tmp_path / "pipeline")
     sentence = "Ada\tB-researcher\nused\tO\nLisp\tB-programlang\nin\tO\nTurin\tB-misc\n\n"
-    (tmp_path / "crossner_ai_test.txt").write_text(sentence * 3, "utf8")
+    # All labels of the set are asked for, also those of sentences beyond the limit.
+    last = "Bonn\tB-country\n\n"
+    (tmp_path / "crossner_ai_test.txt").write_text(sentence * 3 + last, "utf8")
     evaluate_zero_shot.main(tmp_path / "pipeline", tmp_path, tmp_path / "out", limit=2)
     report = json.loads((tmp_path / "out/zero_shot.json").read_text("utf8"))
     (key,) = report["benchmarks"]
@@ -60,7 +62,11 @@ def test_the_table_has_ours_and_the_published_figures(tmp_path: Path, tiny_llama
     assert list(report["provenance"]["data"]) == [str(tmp_path / "crossner_ai_test.txt")]
     assert report["config"]["nlp"]["pipeline"] == ["universal_ner"]
     result = report["benchmarks"][key]
-    assert result["labels"] == {"programlang": "program language", "researcher": "researcher"}
+    assert result["labels"] == {
+        "country": "country",
+        "programlang": "program language",
+        "researcher": "researcher",
+    }
     assert (result["texts"], result["span"]["gold"]) == (2, 4)
     table = (tmp_path / "out/zero_shot.md").read_text("utf8").splitlines()
     assert table[0] == "| Model | Metric | CrossNER AI | Mean |"
@@ -73,3 +79,17 @@ def test_a_missing_data_set_is_named(tmp_path: Path):
         evaluate_zero_shot.main(tmp_path, tmp_path, tmp_path / "out")
     with pytest.raises(SystemExit):
         evaluate_zero_shot.main(tmp_path, tmp_path, tmp_path / "out", benchmark=["crossner_law"])
+
+
+def test_an_empty_data_set_and_another_pipeline_are_named(tmp_path: Path, capsys):
+    spacy.blank("en").to_disk(tmp_path / "pipeline")
+    (tmp_path / "mit_movie_test.txt").touch()
+    with pytest.raises(SystemExit):
+        evaluate_zero_shot.main(tmp_path / "pipeline", tmp_path, tmp_path / "out")
+    assert "has no 'universal_ner'" in " ".join(capsys.readouterr().out.split())
+    nlp = spacy.blank("en")
+    nlp.add_pipe("universal_ner", config={"labels": []})
+    nlp.to_disk(tmp_path / "pipeline")
+    with pytest.raises(SystemExit):
+        evaluate_zero_shot.main(tmp_path / "pipeline", tmp_path, tmp_path / "out")
+    assert "has no sentence" in " ".join(capsys.readouterr().out.split())

@@ -7,12 +7,14 @@ import re
 import numpy as np
 import pytest
 
+from scripts.concept_map import read_pretraining
 from spacy_universalner.evaluation.concept_map import (
     ConceptMap,
     draw_image,
     draw_page,
     make_concept_map,
 )
+from spacy_universalner.nuner.pretrain import METRICS_FILE
 
 MAP = ConceptMap(
     names=["person", "</script><b>city</b>", "fleuve é"],
@@ -67,6 +69,14 @@ def test_commonest_concepts_come_first():
         assert (values.min(0) == 0).all()
         assert (values.max(0) == 1).all()
     assert np.array_equal(first.positions, make_concept_map(counts, vectors, seed=1).positions)
+
+
+def test_a_folder_without_a_concept_encoder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="has no concept encoder: it is no output of pretrain"):
+        read_pretraining(tmp_path)
+    (tmp_path / METRICS_FILE).write_text('{"passages": 3}', "utf8")
+    with pytest.raises(ValueError, match="has no concept encoder"):
+        read_pretraining(tmp_path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("umap") is not None, reason="UMAP is installed")

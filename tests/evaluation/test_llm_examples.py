@@ -83,4 +83,10 @@ def test_other_data_than_was_drawn_from_are_refused(sample, tmp_path, capsys):
     assert "is not the file" in " ".join(capsys.readouterr().out.split())
     run(f"python -m scripts.llm_examples {sample} {tmp_path / 'a.txt'}", code=1)
     assert "Expected .jsonl, .json, .yml" in " ".join(capsys.readouterr().out.split())
+    before = sample.read_bytes()
+    run(f"python -m scripts.llm_examples {sample} {sample}", code=1)
+    assert sample.read_bytes() == before
+    srsly.write_json(tmp_path / "b.json", {"other": 1})
+    run(f"python -m scripts.llm_examples {tmp_path / 'b.json'} {tmp_path / 'c.json'}", code=1)
+    assert "is no sample" in capsys.readouterr().out
     assert not (tmp_path / "a.jsonl").exists()

@@ -168,6 +168,21 @@ def test_paraphrases_are_compared_on_what_is_answered(talker: Path, tmp_path: Pa
     assert (labels["CITY"]["answered_rate"], labels["CITY"]["overlap"]) == (0, 0)
 
 
+@pytest.mark.parametrize("ways", [{"PERSON": "person"}, {"PERSON": ["person"]}, ["person"]])
+def test_ways_to_ask_are_at_least_two_and_gold_is_not_written_over(
+    pipeline: Path, tmp_path: Path, ways
+):
+    gold, asked = tmp_path / "gold.jsonl", tmp_path / "ways.json"
+    gold.write_text('{"text": "Ada ran."}', "utf8")
+    asked.write_text(json.dumps(ways), "utf8")
+    with pytest.raises(SystemExit):
+        evaluate_paraphrases.main(pipeline, gold, asked, tmp_path / "out.json")
+    asked.write_text(json.dumps({"PERSON": ["person", "human"]}), "utf8")
+    with pytest.raises(SystemExit):
+        evaluate_paraphrases.main(pipeline, gold, asked, gold)
+    assert gold.read_text("utf8") == '{"text": "Ada ran."}'
+
+
 def test_paraphrases_are_asked_of_every_text(pipeline: Path, tmp_path: Path):
     entities = [{"start": 0, "end": 3, "label": "PERSON"}]
     row = {"id": "1", "text": "Ada met Ada in Turin.", "entities": entities}
@@ -202,7 +217,8 @@ def test_systems_are_compared_on_their_labels_and_on_held_out_types(pipeline: Pa
         assert (gold["texts"], gold["types"]) == (texts, "pipeline")
         assert (heldout["texts"], heldout["types"]) == (texts, "passage")
         assert heldout["questions"] == 2 * texts  # its own type and an absent one
-    with pytest.raises(SystemExit):
-        evaluate_universal_ner.main(
-            systems, tmp_path, gold=data, heldout=data, train=conversations, limit=["tunned=2"]
-        )
+    for limit in ("tunned=2", "tuned=few", "tuned=0"):
+        with pytest.raises(SystemExit):
+            evaluate_universal_ner.main(
+                systems, tmp_path, gold=data, heldout=data, train=conversations, limit=[limit]
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from weasel.util import load_project_config
 
+from scripts.evaluate_nuner import summarize
 from spacy_universalner.evaluation.report import (
     STAGES,
     duration,
@@ -18,7 +20,7 @@ from spacy_universalner.evaluation.report import (
     read_run,
     write_report,
 )
-from tests.evaluation.runs import add_logs, make_run
+from tests.evaluation.runs import add_logs, make_run, write
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -167,6 +169,29 @@ def test_logs_may_be_missing(tmp_path: Path):
     page = Page((tmp_path / "report/index.html").read_text("utf8"))
     assert page.tags.count("svg") == 3
     assert "What ran, and how long" not in page.text
+
+
+def test_a_text_may_hold_what_python_takes_for_the_end_of_a_line(tmp_path: Path):
+    metrics, training = make_run(tmp_path)
+    path = metrics / "nuner.base.jsonl"
+    row = json.loads(path.read_text("utf8").split("\n")[0])
+    row = {**row, "text": row["text"].replace(" met", "\u2028met")}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", "utf8")
+    assert read_run(metrics, training).predictions["base"] == [row]
+    path.write_text('{"id": 1', "utf8")
+    with pytest.raises(ValueError, match=r"nuner.base.jsonl is no JSON"):
+        read_run(metrics, training)
+
+
+def test_an_encoder_of_any_name_has_a_curve(tmp_path: Path):
+    metrics, training = make_run(tmp_path)
+    results = json.loads((metrics / "nuner.json").read_text("utf8"))
+    others = [{**run, "encoder": "mine"} for run in results["runs"] if run["encoder"] == "base"]
+    results["summary"] = summarize(results["runs"] + others)
+    results["runs"] += others
+    write(metrics / "nuner.json", results)
+    write_report(read_run(metrics, training), tmp_path / "report")
+    assert "mine" in Page((tmp_path / "report/index.html").read_text("utf8")).text
 
 
 def run_script(*args: object, code: str = "pass") -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 import pytest
 import spacy
-import typer
 from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
@@ -13,9 +12,7 @@ from tests.nuner.test_component import SENTENCES, make_examples
 
 @pytest.fixture(scope="module")
 def app():
-    app = typer.Typer()
-    app.command()(train_few_shot.main)
-    return app
+    return train_few_shot.app
 
 
 @pytest.fixture
@@ -31,8 +28,12 @@ def test_every_encoder_is_trained_on_every_sample(app, samples, tiny_bert, tmp_p
     arguments = [ROOT / "configs" / "nuner.cfg", tmp_path / "out", "--samples", samples]
     arguments += ["--encoder", f"one={tiny_bert}", "--encoder", f"two={tiny_bert}"]
     arguments += ["--k", 1, "--seeds", 2, "--epochs", 5, "--batch-size", 2]
+    arguments += ["--components.nuner.model.scheme", "bio"]
+    for earlier in ("k1_seed7", "k10_seed0"):  # one of another number of samples, one of another k
+        (tmp_path / "out/one/few-shot" / earlier / "model-last").mkdir(parents=True)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    (tmp_path / "out/one/few-shot/k10_seed0/model-last").rmdir()
     folders = {str(path.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/*/*/*/*")}
     assert folders == {
         f"{name}/few-shot/k1_seed{seed}/model-last" for name in ("one", "two") for seed in range(2)
@@ -45,6 +46,15 @@ def test_every_encoder_is_trained_on_every_sample(app, samples, tiny_bert, tmp_p
     # 4 sentences in batches of 2, 5 times.
     assert first.config["training"]["optimizer"]["learn_rate"]["total_steps"] == 10
     assert first.config["training"]["max_epochs"] == 5
+    assert first.config["components"]["nuner"]["model"]["scheme"] == "bio"
+
+
+def test_a_missing_sample_is_named_before_any_training(app, samples, tmp_path):
+    arguments = [ROOT / "configs" / "nuner.cfg", tmp_path / "out", "--samples", samples]
+    arguments += ["--encoder", "one=embedded", "--k", 1, "--seeds", 3]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert "gold_k1_seed2.spacy" in "".join(result.output.split())
 
 
 def test_an_encoder_needs_a_name(app, samples, tmp_path):
