@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # What these hand to processes of their own must be found in a main module that can be imported.
-START_PROCESSES = {"scripts.ablate_nuner", "scripts.evaluate_fine_tuned"}
+START_PROCESSES = {"scripts.evaluate_fine_tuned"}
 
 
 def write_sentences(path: Path, count: int, labels: tuple[str, str], *, tag_first: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import sys
 from collections import Counter
@@ -66,6 +67,8 @@ def test_each_variant_changes_one_thing(tiny_bert):
     assert [len(each.passages) for each in by_factor["size"].values()] == [0, 20]
     assert [int(each.settings.frozen * 2) for each in by_factor["frozen"].values()] == [0, 1]
     assert [each.depth for each in by_factor["depth"].values()] == [1, 2]
+    # They go to processes of their own.
+    assert pickle.loads(pickle.dumps(variants)) == variants
     whole = sentences, settings, 2
     assert [(each.factor, each.name) for each in variants if each.run == whole] == [
         ("concepts", "2 (75.0%)"),
@@ -107,6 +110,7 @@ def test_the_command_writes_all_tables(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
     (line,) = command["script"]
+    line = f"{line} --jobs 1"
     run(line)
     assert all(Path(output).exists() for output in command["outputs"])
     page = Path("metrics/ablate_nuner/ablation.md").read_text("utf8")
@@ -130,13 +134,13 @@ def test_the_command_writes_all_tables(tiny_bert, tmp_path, monkeypatch):
     rows = {(row["factor"], row["name"]): each for each in lines for row in [json.loads(each)]}
     missing = rows["depth", "2"]
     log.write_text("".join(each for each in lines if each != missing), "utf8")
-    run(f"{line} --resume --jobs 1")
+    run(f"{line} --resume")
     lines = [*(each for each in lines if each != missing), missing]
     assert log.read_text("utf8").splitlines(keepends=True) == lines
     # Those of other settings are made anew, and stay.
-    run(f"{line} --resume --limit 2 --factor frozen --jobs 1")
+    run(f"{line} --resume --limit 2 --factor frozen")
     again = log.read_text("utf8").splitlines(keepends=True)
     assert again[: len(lines)] == lines
     assert {json.loads(each)["made_with"]["limit"] for each in again[len(lines) :]} == {2}
-    run(f"{line} --jobs 1 --factor weather", code=1)
-    run(f"{line} --jobs 1 --steps 0", code=2)
+    run(f"{line} --factor weather", code=1)
+    run(f"{line} --steps 0", code=2)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import spacy
+import typer
 from spacy.cli.evaluate import evaluate as spacy_evaluate
 from spacy.language import Language
 from spacy.tokens import DocBin
 from spacy_llm.registry import registry
+from typer.testing import CliRunner
 
 from scripts import evaluate, evaluate_nuner
 from scripts.evaluate import ask, count_types, draw_types, predict, read_gold
@@ -127,9 +127,11 @@ def test_several_files_are_several_domains(tmp_path: Path):
     spacy_file, jsonl_file = write_gold(tmp_path)
     jsonl_file.rename(tmp_path / "other.jsonl")
     output = tmp_path / "ruler.json"
-    files = (spacy_file, tmp_path / "other.jsonl")
-    command = [sys.executable, "-m", "scripts.evaluate", tmp_path / "pipeline", *files, output]
-    subprocess.run([*command, "--limit", "2"], check=True)
+    app = typer.Typer()
+    app.command()(evaluate.main)
+    command = [tmp_path / "pipeline", spacy_file, tmp_path / "other.jsonl", output, "--limit", 2]
+    done = CliRunner().invoke(app, [str(argument) for argument in command])
+    assert done.exit_code == 0, done.output
     results = json.loads(output.read_text("utf8"))
     assert results["texts"] == 4
     assert {name: part["span"]["gold"] for name, part in results["per_domain"].items()} == {

@@ -1,16 +1,19 @@
-"""The few-shot script, run as its own process on a file of documents."""
+"""The few-shot script on a file of documents."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import typer
+from click.testing import Result
 from spacy.tokens import Doc, DocBin, Span
 from spacy.vocab import Vocab
+from typer.testing import CliRunner
+
+from scripts.sample_few_shot import main
 
 VOCAB = Vocab()
 
@@ -28,14 +31,15 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def run(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scripts.sample_few_shot", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*args: object) -> Result:
+    app = typer.Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, [str(argument) for argument in args])
 
 
 def test_samples_and_their_indices_are_written(data: Path, tmp_path: Path):
     done = run(data, tmp_path / "few", "--k", "2,4", "--seeds", 2)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     names = {path.name for path in (tmp_path / "few").iterdir()}
     assert names == {
         f"gold_k{k}_seed{seed}.{ending}"
@@ -53,18 +57,18 @@ def test_samples_and_their_indices_are_written(data: Path, tmp_path: Path):
 
 def test_words_are_another_unit(data: Path, tmp_path: Path):
     done = run(data, tmp_path, "--k", 6, "--seeds", 1, "--unit", "words")
-    assert done.returncode == 1  # 6 words of CITY need 6 sentences, which have 12 of PERSON
-    assert "No sample with 6 to 6 words" in " ".join((done.stdout + done.stderr).split())
+    assert done.exit_code == 1  # 6 words of CITY need 6 sentences, which have 12 of PERSON
+    assert "No sample with 6 to 6 words" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize("k", ["0", "2,", "two", "-1"])
 def test_sizes_are_whole_numbers(data: Path, tmp_path: Path, k: str):
     done = run(data, tmp_path, f"--k={k}")
-    assert done.returncode == 2
-    assert f"--k {k}: expected whole numbers" in " ".join((done.stdout + done.stderr).split())
+    assert done.exit_code == 2
+    assert f"--k {k}: expected whole numbers" in " ".join(done.output.split())
 
 
 def test_too_large_k_is_one_clear_message(data: Path, tmp_path: Path):
     done = run(data, tmp_path, "--k", 21)
-    assert done.returncode == 1
-    assert "fewer of: CITY (20)" in " ".join((done.stdout + done.stderr).split())
+    assert done.exit_code == 1
+    assert "fewer of: CITY (20)" in " ".join(done.output.split())
