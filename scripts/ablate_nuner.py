@@ -85,12 +85,12 @@ def main(
     output: Annotated[Path, typer.Argument(file_okay=False, help="Folder of the results")],
     encoder: Annotated[str | None, typer.Option(help="If not what CONFIG says")] = None,
     factor: Annotated[list[str], typer.Option(help="What to vary")] = list(FACTORS),  # noqa: B006
-    steps: Annotated[int, typer.Option(min=1, help="Batches of each run, to full epochs")] = 350,
+    steps: Annotated[int, typer.Option(min=1, help="Batches of each run, to full epochs")] = 180,
     benchmark: Annotated[list[str], typer.Option(help="Which data sets")] = list(FEW_SHOT),  # noqa: B006
     k: Annotated[
         list[str], typer.Option(help="Mentions of each type, k to 2k; several with commas")
     ] = ["1,4,16,64"],  # noqa: B006
-    seeds: Annotated[int, typer.Option(min=1, help="Training sets for each k")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Training sets for each k")] = 3,
     limit: Annotated[int, typer.Option(min=1, help="Test sentences at most")] = 500,
     resume: Annotated[bool, typer.Option(help="Keep the variants that OUTPUT has already")] = False,
     jobs: Annotated[
