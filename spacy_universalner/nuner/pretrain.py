@@ -184,7 +184,9 @@ class Pretrainer:
             model, optimizer = accelerator.prepare(self.encoders, torch_optimizer)
             first = self._load_checkpoint(torch_optimizer, scheduler)
             accelerator.init_trackers("nuner", {k: str(v) for k, v in asdict(settings).items()})
-            stack.callback(accelerator.end_training)
+            # Not `end_training`, which also ends the processes' group.
+            for each in accelerator.trackers:
+                stack.callback(each.finish)
             budget = TimeBudget(steps * settings.epochs, settings.minutes, self.spent)
             budget.pace(scheduler)
             bar = stack.enter_context(

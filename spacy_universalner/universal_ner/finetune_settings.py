@@ -153,7 +153,7 @@ class BudgetSettings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.minutes, (int, float)) or self.minutes < 0:
-            raise ValueError(f"minutes = {self.minutes} in [budget]: expected a number, from 0 on.")
+            raise ValueError(f"minutes = {self.minutes} in [budget]: expected at least 0.")
 
 
 @dataclass(frozen=True)
