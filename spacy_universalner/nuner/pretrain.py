@@ -6,7 +6,6 @@ import hashlib
 import json
 import random
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.tracking import GeneralTracker, get_available_trackers
+from accelerate.tracking import GeneralTracker
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,6 +30,7 @@ from ..precision import choose_precision
 from ..ty import Passage
 from .backbone import freeze_layers, load_encoder, max_length, transformer_layers
 from .batches import Collator, Rows, plan_batches, tokenize_passage
+from .checkpoint import Checkpoint, load_parameters, trained_parameters
 from .contrastive import (
     ContrastiveModel,
     bottom_states,
@@ -103,7 +103,6 @@ class Pretrainer:
             raise ValueError("[pretraining] keep = 'probe' needs passages to probe on.")
         self.settings = settings
         self.probe = probe
-        self.checkpoint = checkpoint
         self.progress = progress
         decisive = replace(settings, log_with="")
         self.fingerprint = hashlib.sha256(repr((decisive, passages)).encode("utf8")).hexdigest()
@@ -115,10 +114,11 @@ class Pretrainer:
             # Else several processes without a GPU would each train alone.
             cpu=not torch.accelerator.is_available(),
             mixed_precision="bf16" if self.precision == "bfloat16" else "no",
-            log_with=[*find_logger(settings.log_with), *([tracker] if tracker else [])] or None,
+            log_with=[each for each in (settings.log_with, tracker) if each] or None,
             project_dir=checkpoint.parent,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        self.checkpoint = Checkpoint(checkpoint, self.fingerprint, self.accelerator)
         set_seed(settings.seed)
         text_encoder, self.tokenizer = load_encoder(settings.encoder)
         concept_encoder, _ = load_encoder(settings.encoder)
@@ -182,7 +182,7 @@ class Pretrainer:
             train, dev, probed = self._collators(stack)
             self.seconds += time.perf_counter() - clock
             model, optimizer = accelerator.prepare(self.encoders, torch_optimizer)
-            first = self._load_checkpoint(torch_optimizer, scheduler)
+            first = self._resume(torch_optimizer, scheduler)
             accelerator.init_trackers("nuner", {k: str(v) for k, v in asdict(settings).items()})
             # Not `end_training`, which also ends the processes' group.
             for each in accelerator.trackers:
@@ -236,7 +236,7 @@ class Pretrainer:
                 self._keep_best()
                 bar.set_postfix({name: f"{value:.4g}" for name, value in record.items()})
                 self.spent = budget.spent
-                self._save_checkpoint(torch_optimizer, scheduler)
+                self._save(torch_optimizer, scheduler)
             load_parameters(self.encoders, self.best)
 
     @property
@@ -365,33 +365,24 @@ class Pretrainer:
             found.update(zip(indices, (result.cpu() for result in results), strict=True))
         return [found[index] for index in range(len(rows))]
 
-    def _save_checkpoint(self, optimizer: Any, scheduler: Any) -> None:
-        """Write the state of the run in one piece: a crash leaves the earlier one or this one."""
-        if not self.accelerator.is_main_process:
-            return
-        state = {
-            "fingerprint": self.fingerprint,
-            "parameters": trained_parameters(self.encoders),
-            "best": self.best,
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "history": self.history,
-            "steps_taken": self.steps_taken,
-            "seconds": self.seconds,
-            "spent": self.spent,
-        }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.checkpoint)
+    def _save(self, optimizer: Any, scheduler: Any) -> None:
+        self.checkpoint.save(
+            {
+                "parameters": trained_parameters(self.encoders),
+                "best": self.best,
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+                "history": self.history,
+                "steps_taken": self.steps_taken,
+                "seconds": self.seconds,
+                "spent": self.spent,
+            }
+        )
 
-    def _load_checkpoint(self, optimizer: Any, scheduler: Any) -> int:
+    def _resume(self, optimizer: Any, scheduler: Any) -> int:
         """Continue an interrupted run, if there is one. RETURNS (int): Epochs that are done."""
-        if not self.checkpoint.exists():
-            return 0
-        state = torch.load(self.checkpoint, weights_only=True)
-        if state["fingerprint"] != self.fingerprint:
-            self._put_aside(state["fingerprint"])
+        state = self.checkpoint.load()
+        if state is None:
             return 0
         load_parameters(self.encoders, state["parameters"])
         optimizer.load_state_dict(state["optimizer"])
@@ -402,47 +393,6 @@ class Pretrainer:
         self.seconds += state["seconds"]
         self.spent = state["spent"]
         return len(self.history)
-
-    def _put_aside(self, fingerprint: str) -> None:
-        """Keep the checkpoint of another run: it may be hours of work."""
-        aside = self.checkpoint.with_name(f"checkpoint-{fingerprint[:8]}.pt")
-        self.accelerator.wait_for_everyone()  # until all have read it
-        if self.accelerator.is_main_process:
-            self.checkpoint.replace(aside)
-            warnings.warn(
-                f"{self.checkpoint} is of a run with other settings or passages, and is {aside} "
-                "now. To go on with that run, give it its name back; else delete it.",
-                stacklevel=2,
-            )
-
-
-def find_logger(name: str) -> list[str]:
-    """Check that a logger can be used.
-
-    name (str): One of accelerate's, or "".
-    RETURNS (list[str]): The name, if there is one.
-    RAISES (ValueError): There is none of this name, or its package is not installed.
-    """
-    available = [str(each) for each in get_available_trackers()]
-    if name and name not in available:
-        raise ValueError(
-            f"[pretraining] log_with = '{name}': accelerate has no such logger, or its package is "
-            f"not installed. There are: {', '.join(available) or 'none'}."
-        )
-    return [name] if name else []
-
-
-def trained_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The parameters that are not frozen, by name."""
-    return {name: value for name, value in model.named_parameters() if value.requires_grad}
-
-
-@torch.no_grad()
-def load_parameters(model: torch.nn.Module, values: dict[str, Tensor]) -> None:
-    """Set some of a model's parameters."""
-    parameters = dict(model.named_parameters())
-    for name, value in values.items():
-        parameters[name].copy_(value)
 
 
 def make_optimizer(model: torch.nn.Module, settings: PretrainSettings) -> torch.optim.AdamW:

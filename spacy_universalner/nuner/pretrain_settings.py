@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from accelerate.tracking import get_available_trackers
 from thinc.api import Config
 
 from .contrastive import Pooling
@@ -91,6 +92,10 @@ class PretrainSettings:
                 self._refuse(name, "more than 0")
         if self.minutes < 0:
             self._refuse("minutes", "at least 0")
+        loggers = [str(each) for each in get_available_trackers()]
+        if self.log_with and self.log_with not in loggers:
+            there = ", ".join(loggers) or "none"
+            self._refuse("log_with", f"'' or a logger whose package is installed: {there}")
         if not 0 <= self.mask_similar <= 1:
             self._refuse("mask_similar", "0 for none, or a cosine up to 1")
         for name in ("dev_fraction", "warmup", "frozen", "concept_frozen"):

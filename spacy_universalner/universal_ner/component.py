@@ -16,7 +16,6 @@ from spacy.pipeline import Pipe
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import SimpleFrozenList
-from thinc.api import Config
 from tqdm import tqdm
 
 from spacy_universalner import scores
@@ -33,7 +32,7 @@ from spacy_universalner.ty import (
 from spacy_universalner.universal_ner.annotator import Annotator
 from spacy_universalner.universal_ner.asking import ask, ask_or_recall
 from spacy_universalner.universal_ner.planning import Planner, Task
-from spacy_universalner.universal_ner.questions import Questions, asked_for
+from spacy_universalner.universal_ner.questions import Questions, asked_for, survives_config
 from spacy_universalner.universal_ner.serialization import (
     ModelWithWeights,
     has_local_weights,
@@ -162,7 +161,7 @@ def make_universal_ner(
         scorer=scorer,
     )
     # A config reads a mapping's key such as "ORG:public" as something else.
-    component.labels_in_config = not isinstance(labels, dict) or _survives_config(labels)
+    component.labels_in_config = not isinstance(labels, dict) or survives_config(labels)
     return component
 
 
@@ -206,7 +205,7 @@ class UniversalNER(Pipe):
                 f"labels are {', '.join(map(repr, questions.labels))}."
             )
         for label, limit in annotator.label_thresholds.items():
-            if not _survives_config({label: limit}):
+            if not survives_config({label: limit}):
                 raise ValueError(
                     f"'{name}': label_thresholds: a config cannot hold the key '{label}'. Give the "
                     "label another name, without ':' and '=' and with a letter first."
@@ -464,11 +463,3 @@ class UniversalNER(Pipe):
             deserialize["model"] = lambda p: load(p) if p.exists() else None
         util.from_disk(path, deserialize, exclude)
         return self
-
-
-def _survives_config(values: dict[str, Any]) -> bool:
-    try:
-        written = Config({"values": values}).to_str()
-        return Config().from_str(written)["values"] == values
-    except ValueError:
-        return False

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
+
+from thinc.api import Config
 
 from spacy_universalner.data.annotation.parsing import parse_uniner
 from spacy_universalner.data.annotation.templates import render_prompt
@@ -122,3 +125,16 @@ def asked_for(labels: Sequence[str] | Mapping[str, str] | None) -> dict[str, str
     if labels is None:
         return None
     return dict(labels) if isinstance(labels, Mapping) else {label: label for label in labels}
+
+
+def survives_config(values: Mapping[str, Any]) -> bool:
+    """Whether a mapping comes back from a config as it was: "ORG:public" is no key of one.
+
+    values (Mapping[str, Any]): By label.
+    RETURNS (bool): False if it has to be saved elsewhere.
+    """
+    try:
+        written = Config({"values": dict(values)}).to_str()
+        return bool(Config().from_str(written)["values"] == values)
+    except ValueError:
+        return False

@@ -10,9 +10,7 @@ import spacy
 from spacy import displacy
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
-from thinc.api import Config
 
-from spacy_universalner.nuner import viterbi
 from spacy_universalner.nuner.loss import gold_classes
 
 SENTENCES = [
@@ -292,58 +290,6 @@ def test_labels_that_it_does_not_have_are_told_once(trained, tiny_bert):
         nlp.update(examples, sgd=nlp.resume_training())
 
 
-@pytest.mark.parametrize("scheme", ["bio", "io"])
-def test_white_space_is_no_word(tiny_bert, scheme):
-    nlp = make_nlp(tiny_bert, model={"scheme": scheme})
-    train(nlp)
-    plain = nlp("Barack Obama was born in Hawaii.")
-    scores = plain.spans["nuner"].attrs["scores"].tolist()
-    for space in ("\n", "  ", " \n ", "\r\n"):
-        doc = nlp(f"{space}Barack{space}Obama{space}was born in Hawaii.{space}")
-        assert [ent.text.split() for ent in doc.ents] == [["Barack", "Obama"], ["Hawaii"]]
-        assert doc.spans["nuner"].attrs["scores"].tolist() == pytest.approx(scores, abs=1e-4)
-    # Nothing goes on behind a blank line, however sure the classifier is of it.
-    pipe = nlp.get_pipe("nuner")
-    for space, names in (("\n", ["Ada\nBob"]), ("\n\n", ["Ada", "Bob"])):
-        doc = nlp.make_doc(f"Ada{space}Bob")
-        scores = np.full((3, pipe.model.get_dim("nO")), -9.0, dtype="float32")
-        scores[:, viterbi.begin_class(0, scheme)] = -1
-        scores[1:, viterbi.inside_class(0, scheme)] = -0.1
-        pipe.set_annotations([doc], [scores])
-        assert [ent.text for ent in doc.ents] == names
-    # Nor behind one of several tokens, as a tokenizer of one's own may have it.
-    doc = Doc(nlp.vocab, words=["Ada", "\n", " ", "\n", "Bob"])
-    pipe.set_annotations([doc], [np.repeat(scores[1:2], 5, axis=0)])
-    assert [ent.text for ent in doc.ents] == ["Ada", "Bob"]
-    # Nor is anything learned from it.
-    doc = nlp.make_doc("Barack\nObama  won.")
-    example = Example.from_dict(doc, {"entities": [(0, 12, "PERSON")]})
-    assert [token.is_space for token in example.predicted] == [0, 1, 0, 1, 0, 0]
-    scores = [np.zeros((6, pipe.model.get_dim("nO")), dtype="float32")]
-    _, (gradient,) = pipe.get_loss([example], scores)
-    assert gradient.any(axis=1).tolist() == [True, False, True, False, True, True]
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("\nBarack Obama won", [-1, 1, 2, 0]),
-        ("Barack\nObama won", [1, -1, 2, 0]),
-        ("Barack\n\nObama won", [1, -1, 1, 0]),
-        ("\n\nBarack Obama", [-1, 1, 2]),
-    ],
-)
-def test_an_entity_begins_where_it_is_found(trained, text, expected):
-    """With its first word, and anew behind a blank line: nothing else can be decoded."""
-    pipe = trained.get_pipe("nuner")
-    doc = trained.make_doc(text)
-    end = 3 if "won" in text else len(doc)
-    reference = doc.copy()
-    reference.set_ents([Span(reference, 0, end, label="PERSON")])
-    classes, _ = gold_classes(Example(doc, reference), pipe.labels, "bio")
-    assert classes.tolist() == expected
-
-
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -419,72 +365,3 @@ def test_evaluation(trained):
 def write_examples(path):
     nlp = spacy.blank("en")
     DocBin(docs=[eg.reference for eg in make_examples(nlp)]).to_disk(path)
-
-
-CONFIG = """
-[nlp]
-lang = "en"
-pipeline = ["transformer", "tagger", "nuner"]
-
-[components]
-
-[components.transformer]
-factory = "transformer"
-
-[components.transformer.model]
-@architectures = "spacy-transformers.TransformerModel.v3"
-name = "{name}"
-
-[components.transformer.model.get_spans]
-@span_getters = "spacy-transformers.strided_spans.v1"
-window = 64
-stride = 48
-
-[components.tagger]
-factory = "tagger"
-
-[components.tagger.model]
-@architectures = "spacy.Tagger.v2"
-
-[components.tagger.model.tok2vec]
-@architectures = "spacy-transformers.TransformerListener.v1"
-pooling = {{"@layers":"reduce_mean.v1"}}
-
-[components.nuner]
-factory = "nuner"
-
-[components.nuner.model]
-@architectures = "spacy-universalner.NuNERTokenClassifier.v1"
-
-[components.nuner.model.tok2vec]
-@architectures = "spacy-transformers.TransformerListener.v1"
-pooling = {{"@layers":"reduce_mean.v1"}}
-"""
-
-
-def test_on_a_shared_transformer(tiny_bert):
-    config = Config().from_str(CONFIG.format(name=tiny_bert))
-    nlp = spacy.util.load_model_from_config(config, auto_fill=True)
-    examples = []
-    for text, entities in SENTENCES:
-        doc = nlp.make_doc(text)
-        tags = ["X"] * len(doc)
-        examples.append(Example.from_dict(doc, {"entities": entities, "tags": tags}))
-    spacy.util.fix_random_seed(0)
-    optimizer = nlp.initialize(lambda: examples)
-    assert set(nlp.update(examples, sgd=optimizer)) == {"transformer", "tagger", "nuner"}
-    teach(nlp, examples, optimizer, 120)
-    assert [found(nlp(text)) for text, _ in SENTENCES] == [e for _, e in SENTENCES]
-    # Empty documents, alone and among others.
-    text, entities = SENTENCES[0]
-    assert found(nlp("")) == []
-    assert [found(doc) for doc in nlp.pipe(["", text, "", ""], batch_size=2)] == [
-        *([], entities),
-        *([], []),
-    ]
-    nlp.resume_training()
-    with pytest.raises(ValueError, match=r"'nuner' cannot rehearse on a shared encoder"):
-        nlp.get_pipe("nuner").rehearse(examples)
-    nlp.replace_listeners("transformer", "nuner", ["model.tok2vec"])
-    nlp.resume_training()
-    assert nlp.get_pipe("nuner").rehearse(examples)["nuner"] > 0

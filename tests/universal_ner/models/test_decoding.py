@@ -39,6 +39,7 @@ FAMILIES = ["tiny_llama", "tiny_gpt2", "tiny_neox", "tiny_bert_decoder"]
 # Every eleventh token ends an answer, so that answers end early, late and not at all.
 ENDS = frozenset(range(0, 300, 11))
 NEW = 14
+LONG = [[(5 * i + j) % 290 + 1 for i in range(30)] for j in range(3)]
 
 tokens = st.lists(st.integers(1, 299), min_size=1, max_size=8)
 documents = st.lists(
@@ -159,9 +160,7 @@ def test_a_model_that_cannot_keep_branches_apart_answers_all_the_same() -> None:
     decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
     assert not decoder.can_share(1)
     prompts = [[3, 4, 5, 6, 8], [3, 4, 9], [3, 4, 5, 7]]
-    trees = [Tree.plant([prompt], share=False) for prompt in prompts]
-    answers = decoder.decode(trees, [[AnyAnswer()]] * 3)
-    assert [found.ids for (found,) in answers] == [generate(model, prompt) for prompt in prompts]
+    assert decode(decoder, [prompts]) == [[generate(model, prompt) for prompt in prompts]]
 
 
 def test_a_sliding_attention_window_is_heeded() -> None:
@@ -180,10 +179,7 @@ def test_a_sliding_attention_window_is_heeded() -> None:
     decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
     assert decoder.can_share(24)
     assert not decoder.can_share(25)
-    prompts = [[(5 * i + j) % 290 + 1 for i in range(30)] for j in range(3)]
-    trees = [Tree.plant([prompt], share=False) for prompt in prompts]
-    answers = decoder.decode(trees, [[AnyAnswer()]] * 3)
-    assert [found.ids for (found,) in answers] == [generate(model, prompt) for prompt in prompts]
+    assert decode(decoder, [LONG]) == [[generate(model, prompt) for prompt in LONG]]
 
 
 SIZES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -222,8 +218,8 @@ def test_attention_to_the_last_columns_takes_no_branches() -> None:
     )
     model = AutoModelForCausalLM.from_config(config).eval()
     decoder = Decoder(model, end_ids=ENDS, max_new_tokens=NEW)
-    asked = [[[(5 * i + j) % 290 + 1 for i in range(30)] for j in range(3)]]
-    assert decode(decoder, asked) == [[generate(model, prompt) for prompt in asked[0]]]
+    assert not decoder.can_share(1)
+    assert decode(decoder, [LONG]) == [[generate(model, prompt) for prompt in LONG]]
 
 
 @pytest.mark.parametrize(
