@@ -59,7 +59,7 @@ def main(
     import_code(code)
     try:
         names = (".jsonl", "_rejects.jsonl", ".spacy")
-        check_paths(texts, (output.with_name(output.name + name) for name in names))
+        check_paths([texts], (output.with_name(output.name + name) for name in names))
         nlp = load_annotator(
             config,
             llm,

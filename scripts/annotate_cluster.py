@@ -59,7 +59,7 @@ def main(
     results = output.with_name(f"{output.name}.parquet").absolute()
     files = (output.with_name(output.name + name) for name in (".jsonl", "_rejects.jsonl"))
     try:
-        check_paths(texts, (prepared, results, *files))
+        check_paths([texts], (prepared, results, *files))
     except ValueError as error:
         msg.fail(str(error), exits=1)
     annotator = {

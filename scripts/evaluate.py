@@ -107,8 +107,7 @@ def path_of_answers(output: Path, sources: Iterable[Path]) -> Path:
     if answers == output:
         msg.fail(f"{output} is for JSON: name it such as {output.with_suffix('.json')}", exits=1)
     try:
-        for source in sources:
-            check_paths(source, (output, answers))
+        check_paths(sources, (output, answers))
     except ValueError as error:
         msg.fail(str(error), exits=1)
     return answers

@@ -28,8 +28,7 @@ def main(
 ) -> None:
     """Write OUTPUT: for each label the string-set F1 of each paraphrase, and their agreement."""
     try:
-        for source in (data, paraphrases):
-            check_paths(source, [output])
+        check_paths([data, paraphrases], [output])
         ways = read_ways(paraphrases)
     except ValueError as error:
         msg.fail(str(error), exits=1)

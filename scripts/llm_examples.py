@@ -50,8 +50,7 @@ def main(
             exits=1,
         )
     try:
-        for path in (sample, source):
-            check_paths(path, [output])
+        check_paths([sample, source], [output])
     except ValueError as error:
         msg.fail(str(error), exits=1)
     docs = list(DocBin().from_disk(source).get_docs(Vocab()))

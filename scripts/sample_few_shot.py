@@ -1,6 +1,5 @@
 """Draw few-shot training sets from a `.spacy` file, and keep the indices that were drawn."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 from wasabi import msg
 
+from spacy_universalner.evaluation.provenance import checksum
 from spacy_universalner.evaluation.sampling import sample_mentions, sample_words
 
 
@@ -59,7 +59,7 @@ def main(
             DocBin(docs=[docs[i] for i in indices], store_user_data=True).to_disk(path)
             drawn = {
                 "data": str(data),
-                "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+                "sha256": checksum(data),
                 "k": size,
                 "unit": unit.value,
                 "seed": seed,

@@ -49,15 +49,14 @@ def main(
     encoders. Settings can be overridden as in `spacy train`: --components.nuner.model.head mlp.
     """
     encoders = [parse_encoder(pair) for pair in encoder]
-    absent = [
-        path for path in (sample_path(samples, k, i) for i in range(seeds)) if not path.is_file()
-    ]
-    if absent:
-        msg.fail(
-            f"There is no sample {absent[0]}",
-            f"Draw it: python -m scripts.sample_few_shot corpus/gold_train.spacy {samples} --k {k}",
-            exits=1,
-        )
+    for path in (sample_path(samples, k, seed) for seed in range(seeds)):
+        if not path.is_file():
+            msg.fail(
+                f"There is no sample {path}",
+                f"Draw it: python -m scripts.sample_few_shot corpus/gold_train.spacy {samples} "
+                f"--k {k} --seeds {seeds}",
+                exits=1,
+            )
     for name, _ in encoders:
         for earlier in (output / name / "few-shot").glob(f"k{k}_seed*"):
             shutil.rmtree(earlier)

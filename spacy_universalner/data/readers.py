@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -337,16 +338,15 @@ def write_whole(path: Path | str) -> Iterator[TextIO]:
     partial.replace(path)
 
 
-def check_paths(source: Path, outputs: Iterable[Path]) -> None:
+def check_paths(sources: Iterable[Path], outputs: Iterable[Path]) -> None:
     """Refuse to write over what is read.
 
-    source (Path): The input, a file or a folder.
+    sources (Iterable[Path]): The inputs, files or folders.
     outputs (Iterable[Path]): What will be written.
-    RAISES (ValueError): One of them is the input, holds it or lies in it.
+    RAISES (ValueError): One of them is an input, holds one or lies in one.
     """
-    read = source.resolve()
-    for output in outputs:
-        target = output.resolve()
+    for source, output in product(sources, outputs):
+        read, target = source.resolve(), output.resolve()
         if target == read or target in read.parents or read in target.parents:
             raise ValueError(
                 f"{output} would be written over the texts in {source}. Name another OUTPUT."

@@ -138,7 +138,7 @@ def make_universal_ner(
     """
     scores.register()
     make_forks_safe()
-    component = UniversalNER(
+    return UniversalNER(
         name,
         cast(LanguageModel, model),
         Questions(asked_for(labels), template, dataset),
@@ -159,10 +159,8 @@ def make_universal_ner(
         on_error=on_error,
         save_io=save_io,
         scorer=scorer,
+        labels_in_config=not isinstance(labels, dict) or survives_config(labels),
     )
-    # A config reads a mapping's key such as "ORG:public" as something else.
-    component.labels_in_config = not isinstance(labels, dict) or survives_config(labels)
-    return component
 
 
 class UniversalNER(Pipe):
@@ -188,6 +186,7 @@ class UniversalNER(Pipe):
         on_error: Literal["raise", "record"] = "raise",
         save_io: bool = False,
         scorer: Callable[..., Any] | None = None,
+        labels_in_config: bool = True,
     ) -> None:
         """Initialize the component.
 
@@ -195,6 +194,8 @@ class UniversalNER(Pipe):
         model (LanguageModel): The model.
         questions (Questions): What to ask.
         annotator (Annotator): Where the answers go. For the others see `make_universal_ner`.
+        labels_in_config (bool): Whether the pipeline's config can hold the labels. If not, they are
+            saved with the component.
         """
         if max_new_tokens is not None and max_new_tokens < 1:
             raise ValueError(f"'{name}': max_new_tokens = {max_new_tokens}: expected at least 1.")
@@ -232,7 +233,7 @@ class UniversalNER(Pipe):
         self.on_error = on_error
         self.save_io = save_io
         self.scorer = scorer
-        self.labels_in_config = True
+        self.labels_in_config = labels_in_config
         self._initial = self.cfg
         if max_new_tokens is not None:
             model.max_new_tokens = max_new_tokens  # type: ignore[attr-defined]
