@@ -21,7 +21,7 @@ from spacy_universalner.data.formats.conll import read_conll
 from spacy_universalner.data.negatives import NegativeSampler, Strategy
 from spacy_universalner.data.readers import read_passages
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, ZERO_SHOT, word_labels
-from spacy_universalner.evaluation.provenance import provenance
+from spacy_universalner.evaluation.provenance import folder_checksums, provenance
 from spacy_universalner.ty import Conversation, Passage
 from spacy_universalner.universal_ner.finetune import finetune
 from spacy_universalner.universal_ner.finetune_dev import score_answers
@@ -147,6 +147,7 @@ def main(
     variants = dict.fromkeys(v for name in chosen for v in FACTORS[name][1].values())
     made_with = {
         "student": student,
+        "weights": folder_checksums(student),
         "texts": texts,
         "test_texts": test_texts,
         "max_new_tokens": max_new_tokens,

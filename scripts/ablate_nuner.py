@@ -29,10 +29,11 @@ from scripts.side_by_side import side_by_side
 from spacy_universalner.data.readers import read_json_lines, read_passages
 from spacy_universalner.evaluation.benchmarks import FEW_SHOT, PUBLISHED_ABLATIONS
 from spacy_universalner.evaluation.fewshot import summarize_runs
-from spacy_universalner.evaluation.provenance import checksum, provenance
+from spacy_universalner.evaluation.provenance import checksum, folder_checksums, provenance
 from spacy_universalner.nuner.backbone import load_encoder, transformer_layers
 from spacy_universalner.nuner.pretrain import pretrain, split_passages
 from spacy_universalner.nuner.pretrain_settings import PretrainSettings, read_settings
+from spacy_universalner.pretrained import resolve
 from spacy_universalner.ty import Passage
 
 # What is varied: the name of its table.
@@ -116,7 +117,7 @@ def main(
     made_with = {
         **{"steps": steps, "k": read_sizes(k), "seeds": seeds, "limit": limit},
         **{"benchmarks": list(sets), "settings": json.loads(json.dumps(asdict(settings)))},
-        "files": files,
+        "files": {**files, **folder_checksums(resolve(settings.encoder))},
     }
     earlier = [row for _, row in read_json_lines(log)] if resume and log.is_file() else []
     kept = [row for row in earlier if row["made_with"] == made_with]

@@ -73,10 +73,12 @@ def main(
     settings = replace(settings, limit=limit or settings.limit, sample=sample or settings.sample)
     model = stored_model(nlp)
     name = str(nlp.config["components"]["llm"]["model"]["model"].get("name", ""))
-    price = read_price(prices, name) if prices.exists() else None
-
-    passages, _ = prepare_texts(texts, nlp.tokenizer, settings)
-    ahead = plan(nlp, passages)
+    try:
+        price = read_price(prices, name) if prices.exists() else None
+        passages, _ = prepare_texts(texts, nlp.tokenizer, settings)
+        ahead = plan(nlp, passages)
+    except ValueError as error:  # a line that holds no text, or no price
+        msg.fail(str(error), exits=1)
     answers = f"{ahead.texts - ahead.requests:,} answers stored, {ahead.requests:,} to ask for"
     tokens = (ahead.prompt_tokens, ahead.requests * response_tokens)
     cost = f": ${price.cost(*tokens):,.2f}" if price else ""

@@ -12,7 +12,12 @@ from wasabi import msg
 
 from spacy_universalner.data.conversations import TextSplit, build_conversations
 from spacy_universalner.data.negatives import NegativeSampler, Strategy
-from spacy_universalner.data.readers import read_passages, write_conversations, write_passages
+from spacy_universalner.data.readers import (
+    check_paths,
+    read_passages,
+    write_conversations,
+    write_passages,
+)
 from spacy_universalner.ty import Conversation, Passage
 
 
@@ -35,8 +40,10 @@ def main(
     """
     if not passages and not sentences:
         msg.fail("Nothing to do: name annotated texts with --passages or --sentences", exits=1)
+    names = ("conversations_train", "conversations_dev", "uniner_heldout")
     try:
         NegativeSampler({}, negatives)
+        check_paths([*passages, *sentences], (output / f"{name}.jsonl" for name in names))
     except ValueError as error:
         msg.fail(str(error), exits=1)
     split = TextSplit(held_out=held_out, dev=dev, seed=seed)
@@ -56,7 +63,11 @@ def main(
 
     counts = {name: Counter[str]() for name in ("train", "dev", "heldout")}
     type_counts: Counter[str] = Counter()
-    counts["heldout"]["texts"] = write_passages(output / "uniner_heldout.jsonl", read("heldout"))
+    try:
+        held = write_passages(output / "uniner_heldout.jsonl", read("heldout"))
+    except ValueError as error:
+        msg.fail(str(error), exits=1)
+    counts["heldout"]["texts"] = held
     for passage in read("train"):
         type_counts.update(mention.label for mention in passage.mentions)
     sampler = NegativeSampler(type_counts, negatives)

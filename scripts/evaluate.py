@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from random import Random
@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypeVar
 
 import spacy
 import typer
+from spacy.cli._util import import_code
 from spacy.language import Language
-from spacy.tokens import Doc, DocBin, Span
-from spacy.vocab import Vocab
+from spacy.tokens import Doc, Span
 from tqdm import tqdm
 from wasabi import msg
 
@@ -24,6 +24,7 @@ from spacy_universalner.data.readers import (
     doc_to_passage,
     passage_to_dict,
     read_conversations,
+    read_docs,
     read_passages,
     write_json_lines,
 )
@@ -42,7 +43,7 @@ class Types(str, Enum):
 
 
 def main(
-    pipeline: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Any pipeline")],
+    pipeline: Annotated[str, typer.Argument(help="Any pipeline: a folder or an installed package")],
     data: Annotated[
         list[Path], typer.Argument(exists=True, help="Gold data, .spacy or JSONL; a file, a domain")
     ],
@@ -65,6 +66,12 @@ def main(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Texts of each file at most")] = None,
+    spans_key: Annotated[
+        str | None, typer.Option(help="Gold entities of .spacy are in these spans, not in doc.ents")
+    ] = None,
+    code: Annotated[
+        Path | None, typer.Option(exists=True, help="Python file with registered functions")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the absent types and the bootstrap")] = 0,
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
@@ -72,9 +79,21 @@ def main(
     predicted = path_of_answers(output, [*data, *([train] if train else [])])
     if gpu_id >= 0:
         spacy.require_gpu(gpu_id)
-    passages = [(passage, path.stem) for path in data for passage in read_gold(path, limit)]
-    frequencies = None if train is None else count_types(train)
-    nlp = spacy.load(pipeline)
+    import_code(code)
+    try:
+        passages = [
+            (passage, path.stem) for path in data for passage in read_gold(path, limit, spans_key)
+        ]
+        frequencies = None if train is None else count_types(train)
+        nlp = spacy.load(pipeline)
+    except (ImportError, OSError, ValueError) as error:
+        msg.fail(str(error), exits=1)
+    if not any(passage.mentions for passage, _ in passages):
+        msg.fail(
+            f"No text of {', '.join(map(str, data))} has an entity to find",
+            "In .spacy they are those of doc.ents; for a span group name its key by --spans-key.",
+            exits=1,
+        )
     clock = time.perf_counter()
     if types is Types.passage:
         known = frequencies or Counter(m.label for passage, _ in passages for m in passage.mentions)
@@ -87,10 +106,13 @@ def main(
     results = {
         "pipeline": str(pipeline),
         "types": types.value,
+        "limit": limit,
         "seed": seed,
         "seconds": round(seconds, 2),
         "words_per_second": round(words / seconds, 1),
-        **make_results(predictions, frequencies=frequencies, seed=seed),
+        **make_results(
+            predictions, frequencies=frequencies, asked=asked_words(nlp, component), seed=seed
+        ),
         "provenance": provenance([*data, *([train] if train else [])]),
         "config": nlp.config,
     }
@@ -113,11 +135,13 @@ def path_of_answers(output: Path, sources: Iterable[Path]) -> Path:
     return answers
 
 
-def read_gold(path: Path, limit: int | None = None) -> Iterator[Passage]:
+def read_gold(
+    path: Path, limit: int | None = None, spans_key: str | None = None
+) -> Iterator[Passage]:
     """Stream the passages of a `.spacy` or JSONL file."""
     if path.suffix == ".spacy":
-        docs = DocBin().from_disk(path).get_docs(Vocab())
-        passages = (doc_to_passage(doc, f"{path.stem}-{i}") for i, doc in enumerate(docs))
+        docs = enumerate(read_docs(path))
+        passages = (doc_to_passage(doc, f"{path.stem}-{i}", spans_key=spans_key) for i, doc in docs)
     else:
         passages = read_passages(path)
     for i, passage in enumerate(passages):
@@ -133,6 +157,14 @@ def count_types(conversations: Path) -> Counter[str]:
         for question in conversation.questions:
             counts[question.type] += len(question.answers)
     return +counts
+
+
+def asked_words(nlp: Language, component: str) -> Mapping[str, str] | None:
+    """For each label of `universal_ner` what is asked; None for other pipelines."""
+    if not nlp.has_pipe(component):
+        return None
+    labels: Mapping[str, str] | None = nlp.get_pipe(component).questions.labels
+    return labels
 
 
 def draw_types(

@@ -8,26 +8,26 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 from spacy.cli._util import parse_config_overrides
 from spacy.language import Language
-from spacy.tokens import Doc, DocBin
+from spacy.tokens import Doc
 from spacy.training import Example
-from spacy.vocab import Vocab
 from wasabi import msg
 
 from scripts.side_by_side import side_by_side
 from scripts.train_few_shot import fine_tune, parse_encoder
-from spacy_universalner.data.readers import read_json_lines
+from spacy_universalner.data.readers import read_docs, read_json_lines
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, PUBLISHED_FINE_TUNED
 from spacy_universalner.evaluation.metrics import count_tokens, macro_f1
-from spacy_universalner.evaluation.provenance import checksum, provenance
+from spacy_universalner.evaluation.provenance import checksum, folder_checksums, provenance
 
 SAMPLE = re.compile(r"(?P<data>.+)_(?P<unit>kw?)(?P<k>\d+)_seed(?P<seed>\d+)")
-SCORES = ("entity_f1", "token_macro_f1")
+SCORES = {"entity_f1": "Entity micro-F1", "token_macro_f1": "Token macro-F1"}
 
 
 class Sample(NamedTuple):
@@ -86,10 +86,11 @@ def main(
         **{"config": str(config), "overrides": json.loads(json.dumps(overrides))},
         "config_sha256": checksum(config),
     }
-    weights = {name: files_of_folder(path) for name, path in encoders.items()}
+    weights = {name: folder_checksums(path) for name, path in encoders.items()}
     files = {
         (name, sample.path.stem): {
-            str(path): checksum(path) for path in (sample.path, tests[sample.data], *own)
+            **{str(path): checksum(path) for path in (sample.path, tests[sample.data])},
+            **own,
         }
         for sample in found
         for name, own in weights.items()
@@ -136,7 +137,8 @@ def main(
         "provenance": provenance([config, *tests.values(), *(sample.path for sample in found)]),
     }
     (output / "fine_tuned.json").write_text(json.dumps(results, indent=1) + "\n", "utf8")
-    table = make_table(results["summary"])
+    tables = (f"{title}\n\n{make_table(results['summary'], key)}" for key, title in SCORES.items())
+    table = "\n".join(tables)
     (output / "fine_tuned.md").write_text(table, "utf8")
     msg.text(table)
     msg.good(f"{output}/fine_tuned.json, {output}/fine_tuned.md")
@@ -171,15 +173,9 @@ def train_and_score(
         "path": path,
         "sample": sample.path.stem,
         **{"data": sample.data, "unit": sample.unit, "k": sample.k, "seed": sample.seed},
-        **score(nlp, read_docs(tests[sample.data], limit)),
+        **score(nlp, first_docs(tests[sample.data], limit)),
         "seconds": round(time.perf_counter() - clock, 1),
     }
-
-
-def files_of_folder(encoder: str) -> list[Path]:
-    """The files of an encoder in a folder; none of one that has a name."""
-    folder = Path(encoder)
-    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
 def find_samples(folder: Path, data: Iterable[str]) -> list[Sample]:
@@ -195,9 +191,9 @@ def find_samples(folder: Path, data: Iterable[str]) -> list[Sample]:
 
 
 @lru_cache
-def read_docs(path: Path, limit: int | None) -> list[Doc]:
-    """The documents of a `.spacy` file, the first so many."""
-    return list(DocBin().from_disk(path).get_docs(Vocab()))[:limit]
+def first_docs(path: Path, limit: int | None) -> list[Doc]:
+    """The first documents of a `.spacy` file."""
+    return list(islice(read_docs(path), limit))
 
 
 def score(nlp: Language, gold: Sequence[Doc]) -> dict[str, float]:
@@ -233,12 +229,13 @@ def summarize(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def make_table(summary: Sequence[Mapping[str, Any]]) -> str:
-    """Tables 8 and 9's layout in Markdown: entity micro-F1, with NuNER's published figures."""
+def make_table(summary: Sequence[Mapping[str, Any]], score: str = "entity_f1") -> str:
+    """Tables 8 and 9's layout in Markdown; beside entity micro-F1 NuNER's published figures."""
     encoders = list(dict.fromkeys(row["encoder"] for row in summary))
     cells = {(row["data"], row["unit"], row["k"], row["encoder"]): row for row in summary}
-    header = ["data", "examples a type", "runs", *encoders, "NuNER (published)"]
-    rows = [header, ["---", "---:", "---:", *["---:"] * (len(encoders) + 1)]]
+    beside = ["NuNER (published)"] if score == "entity_f1" else []
+    header = ["data", "examples a type", "runs", *encoders, *beside]
+    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
     for data, unit, k in dict.fromkeys(key[:3] for key in cells):
         own = [cells.get((data, unit, k, encoder)) for encoder in encoders]
         published = PUBLISHED_FINE_TUNED.get(k, {}).get(data) if unit == "k" else None
@@ -248,8 +245,8 @@ def make_table(summary: Sequence[Mapping[str, Any]]) -> str:
                 name,
                 f"{k} words" if unit == "kw" else f"{k}",
                 f"{max(row['runs'] for row in own if row)}",
-                *(show(row["entity_f1"]) if row else "" for row in own),
-                "{:.1f} ± {:.1f}".format(*published) if published else "",
+                *(show(row[score]) if row else "" for row in own),
+                *("{:.1f} ± {:.1f}".format(*published) if published else "" for _ in beside),
             ]
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"

@@ -60,7 +60,8 @@ def main(
     if gpu_id >= 0:
         spacy.require_gpu(gpu_id)
     encoders = [parse_encoder(pair) for pair in encoder]
-    sets = read_sets(data, benchmark, read_sizes(k), seeds, limit)
+    sizes = read_sizes(k)
+    sets = read_sets(data, benchmark, sizes, seeds, limit)
     systems = {}
     for name, path in encoders:
         clock = time.perf_counter()
@@ -71,6 +72,7 @@ def main(
     report = {
         "systems": systems,
         "layers": layer,
+        **{"k": sizes, "seeds": seeds, "limit": limit},
         "samples": {
             key: [{"k": k, "seed": seed, "indices": indices} for k, seed, indices in each.drawn]
             for key, each in sets.items()
@@ -109,11 +111,14 @@ def read_sets(
         train_path, test_path = files_of(data, key)
         train = list(read_conll(train_path))
         counts = [Counter(mention.label for mention in passage.mentions) for passage in train]
-        drawn = [
-            (size, seed, sample_mentions(counts, size, seed=seed))
-            for size in sizes
-            for seed in range(seeds)
-        ]
+        try:
+            drawn = [
+                (size, seed, sample_mentions(counts, size, seed=seed))
+                for size in sizes
+                for seed in range(seeds)
+            ]
+        except ValueError as error:
+            msg.fail(f"Cannot sample from {train_path}", f"{error} Or take other --k.", exits=1)
         needed = sorted({index for *_, indices in drawn for index in indices})
         place = {index: number for number, index in enumerate(needed)}
         sets[key] = DataSet(

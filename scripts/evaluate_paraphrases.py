@@ -62,7 +62,7 @@ def main(
         scores = ", ".join(f"{way} {100 * score:.1f}" for way, score in f1.items())
         msg.text(f"{label}: {results[label]['answered_rate']:.0%} agree where answered; {scores}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    report = {"pipeline": str(pipeline), "labels": results}
+    report = {"pipeline": str(pipeline), "limit": limit, "labels": results}
     report |= {"provenance": provenance([data, paraphrases]), "config": nlp.config}
     output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf8")
     msg.good(f"{output}")

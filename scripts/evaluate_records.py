@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from spacy_universalner.evaluation.metrics import (
     total,
 )
 from spacy_universalner.evaluation.provenance import provenance
+from spacy_universalner.universal_ner.asking import ask
 from spacy_universalner.universal_ner.parser import parse_list, parse_strict
 from spacy_universalner.universal_ner.prompt import build_prompts, format_answer
 
@@ -56,28 +58,41 @@ def main(
         for conversation in conversations
     ]
     clock = time.perf_counter()
-    answers = list(tqdm(model(groups), total=len(groups), unit="text"))
-    seconds = time.perf_counter() - clock
+    errors: Counter[str] = Counter()
     counts: dict[str, list[Counts]] = {"released": [], "tolerant": []}
     output.parent.mkdir(parents=True, exist_ok=True)
     with answered.open("w", encoding="utf8") as file:
+        answers = tqdm(ask(model, groups), total=len(groups), unit="text")
         for conversation, responses in zip(conversations, answers, strict=True):
             own: dict[str, list[Counts]] = {"released": [], "tolerant": []}
-            for question, response in zip(conversation.questions, responses, strict=True):
+            for question, answer in zip(conversation.questions, responses, strict=True):
+                response = answer.text
                 gold = parse_strict(format_answer(question.answers))
                 own["released"].append(count_strings(gold, parse_strict(response)))
                 items = [item.text for item in parse_list(response)[0]]
                 own["tolerant"].append(count_strings(gold, items))
                 row = {"id": conversation.id, "type": question.type, "gold": gold}
-                file.write(json.dumps({**row, "answer": response}, ensure_ascii=False) + "\n")
+                row["answer"] = response
+                if answer.error is not None:
+                    errors[answer.error] += 1
+                    row["error"] = answer.error
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
             for reading, each in own.items():
                 counts[reading].append(total(each))
+    seconds = time.perf_counter() - clock
+    if errors:
+        msg.warn(
+            f"{errors.total():,} of {sum(map(len, groups)):,} questions have no answer and count "
+            f"as answered with nothing, such as: {next(iter(errors))}"
+        )
     results = {
         "pipeline": str(pipeline),
         "template": template,
+        "limit": limit,
         "seed": seed,
         "texts": len(conversations),
         "questions": sum(map(len, groups)),
+        "unanswered": errors.total(),
         "seconds": round(seconds, 2),
         **{reading: summarize(per_text, seed) for reading, per_text in counts.items()},
         "provenance": provenance([records]),

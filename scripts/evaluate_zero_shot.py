@@ -66,6 +66,7 @@ def main(
     report = {
         "pipeline": str(pipeline),
         "seed": seed,
+        "limit": limit,
         "benchmarks": results,
         "mean": {
             metric: statistics.mean(each[metric]["f1"] for each in results.values())

@@ -36,6 +36,7 @@ def main(
             output,
             dev_conversations=read_conversations(dev) if dev else (),
             resume=resume,
+            data=[conversations, *([dev] if dev else [])],
         )
     except (OSError, ValueError, ImportError) as error:
         msg.fail(str(error), exits=1)

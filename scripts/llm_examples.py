@@ -9,11 +9,10 @@ from typing import Annotated, Any
 
 import srsly
 import typer
-from spacy.tokens import Doc, DocBin
-from spacy.vocab import Vocab
+from spacy.tokens import Doc
 from wasabi import msg
 
-from spacy_universalner.data.readers import check_paths
+from spacy_universalner.data.readers import check_paths, read_docs
 from spacy_universalner.evaluation.provenance import checksum
 
 WRITERS = {
@@ -53,7 +52,7 @@ def main(
         check_paths([sample, source], [output])
     except ValueError as error:
         msg.fail(str(error), exits=1)
-    docs = list(DocBin().from_disk(source).get_docs(Vocab()))
+    docs = list(read_docs(source))
     examples = make_examples([docs[index] for index in drawn["indices"]])
     output.parent.mkdir(parents=True, exist_ok=True)
     WRITERS[output.suffix](output, examples)

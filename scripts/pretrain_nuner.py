@@ -57,7 +57,7 @@ def main(
             few_shot = FewShotProbe(
                 list(read_passages(probe_train)), list(read_passages(probe_dev)), k=probe_k
             )
-        metrics = pretrain(passages, output, settings, probe=few_shot)
+        metrics = pretrain(passages, output, settings, probe=few_shot, data=[corpus, *also])
     except (OSError, ValueError, ImportError) as error:
         msg.fail(str(error), exits=1)
     if not PartialState().is_main_process:

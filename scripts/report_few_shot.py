@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from wasabi import msg
 
+from scripts.evaluate_fine_tuned import SCORES
 from scripts.evaluate_fine_tuned import make_table as make_fine_tuned_table
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, PUBLISHED_FEW_SHOT
 from spacy_universalner.evaluation.figures import (
@@ -136,10 +137,13 @@ def make_page(
     if tuned:
         parts += [
             "## The whole network fine-tuned\n",
-            f"NuNER 6: entity micro-F1 in per cent after {tuned['epochs']} epochs, mean ± standard "
-            "deviation over the samples.\n",
+            f"NuNER 6: in per cent after {tuned['epochs']} epochs, mean ± standard deviation over "
+            "the samples.\n",
             "![Fine-tuning](few_shot_fine_tuned.svg)\n",
-            make_fine_tuned_table(tuned["summary"]),
+            *(
+                f"{name}:\n\n{make_fine_tuned_table(tuned['summary'], score)}"
+                for score, name in SCORES.items()
+            ),
         ]
     created = [each["provenance"]["created"] for each in (frozen, tuned) if each]
     parts.append(f"Made {' and '.join(created)}.\n")

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 from spacy.tokens import Doc, DocBin
-from spacy.vocab import Vocab
 from wasabi import msg
 
+from spacy_universalner.data.readers import read_docs
 from spacy_universalner.evaluation.provenance import checksum
 from spacy_universalner.evaluation.sampling import sample_mentions, sample_words
 
@@ -43,7 +43,7 @@ def main(
     """
     if data.suffix != ".spacy":
         msg.fail(f"{data} is no .spacy file", "Convert it: python -m scripts.convert", exits=1)
-    docs = list(DocBin().from_disk(data).get_docs(Vocab()))
+    docs = list(read_docs(data))
     counts = [count(doc, unit) for doc in docs]
     sample = sample_mentions if unit is Unit.mentions else sample_words
     name = data.stem.removesuffix("_train")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 from weasel.util import load_project_config
 
-from tests import tiny
+# Tiny tensors are slower on several threads, and results must not depend on their number; of
+# processes that tests start, several run at once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is no failure.
 settings.register_profile("spacy-universalner", deadline=None)
@@ -18,7 +20,8 @@ settings.load_profile("spacy-universalner")
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny tensors are slower on several threads, and results must not depend on their number."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -28,28 +31,36 @@ def pytest_configure(config: pytest.Config) -> None:
         load_project_config(Path(__file__).parent.parent)
 
 
+def make(family: str, factory: pytest.TempPathFactory) -> Path:
+    """A tiny model's folder. The process that only hands out tests to others needs no models."""
+    from tests import tiny
+
+    folder: Path = getattr(tiny, f"make_{family}")(factory.mktemp("tiny") / family)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_llama(tmp_path_factory.mktemp("tiny") / "llama")
+    return make("llama", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_gpt2(tmp_path_factory.mktemp("tiny") / "gpt2")
+    return make("gpt2", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def tiny_neox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_neox(tmp_path_factory.mktemp("tiny") / "neox")
+    return make("neox", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an encoder."""
-    return tiny.make_bert(tmp_path_factory.mktemp("tiny") / "bert")
+    return make("bert", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def tiny_bert_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a causal decoder with BERT's layers."""
-    return tiny.make_bert_decoder(tmp_path_factory.mktemp("tiny") / "bert-decoder")
+    return make("bert_decoder", tmp_path_factory)

@@ -75,10 +75,15 @@ def test_all_runs_from_the_assets_to_the_report(tmp_path, tiny_bert, tiny_llama)
             shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, tmp_path / name)
+    for name, number in (("nuner_responses", 800), ("uniner_responses", 150)):
+        path = tmp_path / "assets" / f"{name}.jsonl"
+        rows = path.read_text("utf8").splitlines(keepends=True)
+        path.write_text("".join(rows[:number]), "utf8")
     overrides = {
         "vars.config_dir": "configs/test",
         "vars.encoder": str(tiny_bert),
         "vars.student": str(tiny_llama),
+        "vars.seeds": 1,
     }
     assert {key.removeprefix("vars.") for key in overrides} <= set(PROJECT["vars"])
     project_run(tmp_path, "all", overrides=overrides, capture=True)

@@ -25,15 +25,18 @@ def test_published_name_resolves(registry, name):
     assert callable(getattr(registries, registry).get(name))
 
 
-def test_factories_exist_without_importing_the_package():
+def test_factories_need_no_import_of_the_package_and_no_weights(tmp_path):
+    """Those of the default encoder are not there."""
     code = (
-        "import spacy, sys; nlp = spacy.blank('en'); "
+        "import spacy; nlp = spacy.blank('en'); "
         "nlp.add_pipe('universal_ner', config={'labels': ['person']}); nlp.add_pipe('nuner'); "
-        "print(nlp.pipe_names)"
+        "encoder = nlp.get_pipe('nuner').model.get_ref('tok2vec').shims[0]; "
+        "print(nlp.pipe_names, encoder.settings.name)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "['universal_ner', 'nuner']"
+    assert run.stdout.strip() == "['universal_ner', 'nuner'] numind/NuNER-v2.0"
 
 
 def test_importing_the_package_alone_is_light():

@@ -56,7 +56,7 @@ class TextSplit:
     """Splits texts, so that none stands in two splits, in every file and every run alike.
 
     A text's split follows from its hash and the seed alone; nothing is kept in memory but the
-    held-out texts.
+    hashes of held-out texts.
 
     held_out (float): Share of the passages for evaluation.
     dev (float): Share of all texts for development.
@@ -67,7 +67,7 @@ class TextSplit:
         self.held_out = held_out
         self.dev = dev
         self.seed = seed
-        self._held: set[str] = set()
+        self._held: set[int] = set()
 
     def __call__(self, text: str, *, may_hold_out: bool = True) -> str | None:
         """Say where a text belongs.
@@ -79,10 +79,11 @@ class TextSplit:
             out but stands among those that are.
         """
         digest = hashlib.blake2b(f"{self.seed} {text}".encode("utf8", "surrogatepass"))
-        place = int.from_bytes(digest.digest()[:8], "big") / 2**64
+        number = int.from_bytes(digest.digest()[:8], "big")
+        place = number / 2**64
         if may_hold_out and place < self.held_out:
-            self._held.add(text)
+            self._held.add(number)
             return "heldout"
-        if text in self._held:
+        if number in self._held:
             return None
         return "dev" if self.held_out <= place < self.held_out + self.dev else "train"

@@ -15,6 +15,7 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin, SpanGroup
 from spacy.training import Example
 from spacy.util import filter_spans
+from spacy.vocab import Vocab
 
 from ..alignment import to_spans
 from ..ty import Conversation, Mention, Passage, Question, Reject
@@ -137,10 +138,13 @@ def passage_from_dict(row: dict[str, Any], place: str, *, label: str = "label") 
     if not isinstance(text, str):
         raise ValueError(f'{place}: a passage needs "text", a string; found {text!r}')
     check_characters(row, place)
+    entities = row.get("entities")
+    if entities is not None and not isinstance(entities, list):
+        raise ValueError(f'{place}: "entities" is a list; found {entities!r}')
     mentions = []
-    for entity in row.get("entities") or ():
+    for entity in entities or ():
         try:
-            start, end = int(entity["start"]), int(entity["end"])
+            start, end = (_offset(entity[key]) for key in ("start", "end"))
             name = entity.get(label)
             if label == "label" and not name:
                 raise KeyError(label)
@@ -156,6 +160,13 @@ def passage_from_dict(row: dict[str, Any], place: str, *, label: str = "label") 
         if name:
             mentions.append(Mention(start, end, str(name), entity.get("score")))
     return Passage(place if row.get("id") is None else str(row["id"]), text, tuple(mentions))
+
+
+def _offset(value: Any) -> int:
+    """An offset, which some tables hold as a float or a string."""
+    if isinstance(value, bool) or int(value) != float(value):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
 
 
 def passage_to_dict(passage: Passage) -> dict[str, Any]:
@@ -283,6 +294,22 @@ def passage_to_doc(
     kept = set(doc.ents)
     lost = [Reject(span.text, "overlaps a longer entity") for span in spans if span not in kept]
     return doc, [*rejects, *lost]
+
+
+def read_docs(path: Path | str) -> Iterator[Doc]:
+    """Stream the documents of a `.spacy` file, with a vocabulary of their own.
+
+    path (Path | str): The file.
+    YIELDS (Doc): Each document.
+    RAISES (ValueError): It is no such file, or damaged.
+    """
+    try:
+        docbin = DocBin().from_disk(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: expected a file of spaCy's DocBin, as `spacy convert` writes it: {error}"
+        ) from error
+    yield from docbin.get_docs(Vocab())
 
 
 def doc_to_passage(doc: Doc, default_id: str, *, spans_key: str | None = None) -> Passage:

@@ -36,6 +36,17 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
+def folder_checksums(name: str | Path) -> dict[str, str]:
+    """The checksums of a model's files, as a folder of the same name may come to hold another.
+
+    name (str | Path): A folder, or a name on a hub.
+    RETURNS (dict[str, str]): From path to sha256; empty for a name.
+    """
+    folder = Path(name)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {str(path): checksum(path) for path in files if path.is_file()}
+
+
 def provenance(data: Iterable[Path]) -> dict[str, Any]:
     """When, where, with which versions and on which data a result was made.
 

@@ -107,6 +107,7 @@ def make_results(
     predictions: Sequence[Prediction],
     *,
     frequencies: Mapping[str, int] | None = None,
+    asked: Mapping[str, str] | None = None,
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -115,6 +116,7 @@ def make_results(
     predictions (Sequence[Prediction]): One for each text.
     frequencies (Mapping[str, int] | None): How often each type occurs in training; with it, the
         results are broken down by frequency band.
+    asked (Mapping[str, str] | None): For labels that are not called as in training, what is asked.
     samples (int): Redrawings of the bootstrap.
     seed (int): Its seed.
     RETURNS (dict[str, Any]): `texts`, `entities`, `questions` (text and type pairs), and under
@@ -146,8 +148,11 @@ def make_results(
         results["per_domain"] = _break_down(cells, lambda cell: domains[cell.text])
     if frequencies is not None:
         bands = band_of_types(frequencies)
+        words = asked or {}
         results["per_band"] = _break_down(
-            cells, lambda cell: bands.get(cell.type, UNSEEN), order=(*BANDS.values(), UNSEEN)
+            cells,
+            lambda cell: bands.get(words.get(cell.type, cell.type), UNSEEN),
+            order=(*BANDS.values(), UNSEEN),
         )
     return results
 

@@ -67,16 +67,23 @@ def score_entities(
 
 
 def score_string_sets(
-    examples: Iterable[Example], *, spans_key: str | None = None, **_: Any
+    examples: Iterable[Example],
+    *,
+    spans_key: str | None = None,
+    component: str | None = None,
+    **_: Any,
 ) -> dict[str, Any]:
     """Scores of `score_entities`, and the released UniversalNER evaluator's beside them.
 
     For each document and type the texts of the entities are compared as sets of normalised
     strings: positions and repeats are ignored. These scores are not comparable with strict ones.
+    Of a component that keeps what its model answered, that is compared, as the released evaluator
+    does: strings that do not stand in the text count against it.
 
     examples (Iterable[Example]): Predicted and gold documents; those without gold annotation are
         left out.
     spans_key (str | None): The span group to score, where a document has it; `doc.ents` if not.
+    component (str | None): Name of the component, under which `doc.user_data` has its answers.
     RETURNS (dict[str, Any]): What `score_entities` returns, and `string_set_p`, `string_set_r`,
         `string_set_f`, `string_set_per_type`; None without gold annotation.
     """
@@ -87,7 +94,8 @@ def score_string_sets(
         if not (spans_key in example.y.spans or example.y.has_annotation("ENT_IOB")):
             continue
         annotated = True
-        gold, found = _texts(example.y, spans_key), _texts(example.x, spans_key)
+        gold, answers = _texts(example.y, spans_key), example.x.user_data.get(component)
+        found = _texts(example.x, spans_key) if answers is None else answers["strings"]
         for type_ in gold.keys() | found.keys():
             per_type[type_].append(count_strings(gold.get(type_, ()), found.get(type_, ())))
     summed = {type_: total(counts) for type_, counts in sorted(per_type.items())}

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers.modeling_utils import PreTrainedModel
+
+from ..ty import Passage
+from .pretrain_settings import PretrainSettings
+from .probe import FewShotProbe
+
+
+def fingerprint(
+    settings: PretrainSettings,
+    passages: Sequence[Passage],
+    probe: FewShotProbe | None,
+    encoder: PreTrainedModel,
+) -> str:
+    """Sum up all that the result of a run depends on.
+
+    settings (PretrainSettings): How it is trained.
+    passages (Sequence[Passage]): What on.
+    probe (FewShotProbe | None): What scores it.
+    encoder (PreTrainedModel): What it starts from, by its weights: a folder can change.
+    RETURNS (str): A sha256 in hexadecimal.
+    """
+    probed = (probe.passages, probe.samples) if probe else None
+    text = repr((replace(settings, log_with=""), passages, probed))
+    digest = hashlib.sha256(text.encode("utf8"))
+    for weight in encoder.state_dict().values():
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Checkpoint:
     """A file that holds the state of one run, and never that of another.
 
     path (Path): The file.
-    fingerprint (str): What the run's result depends on.
+    fingerprint (str): What the run's result depends on, see `fingerprint`.
     accelerator (Accelerator): Says which process writes.
     """
 

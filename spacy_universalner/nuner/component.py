@@ -233,7 +233,7 @@ class NuNER(TrainablePipe):
         docs (Iterable[Doc]): The documents.
         scores (list[Floats]): What `predict` gave for them.
         """
-        labels = [self.vocab.strings.add(label) for label in self.labels]
+        labels = self.labels
         for doc, found in find_entities(docs, scores, self.scheme):
             spans = [Span(doc, start, end, label=labels[label]) for start, end, label, _ in found]
             confidences = [confidence for *_, confidence in found]

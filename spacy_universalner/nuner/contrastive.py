@@ -59,6 +59,29 @@ def without_bottom(encoder: PreTrainedModel, number: int) -> Iterator[None]:
         encoder.embeddings = embeddings
 
 
+@torch.no_grad()
+def comes_apart(encoder: PreTrainedModel, number: int, rows: Rows) -> bool:
+    """Whether an encoder on its own `bottom_states` gives what the whole of it gives.
+
+    Not so where something beside the layers works on the embeddings: ELECTRA widens them, some
+    DeBERTa-v2 have a convolution.
+
+    encoder (PreTrainedModel): A whole encoder, in evaluation mode.
+    number (int): How many layers the bottom has.
+    rows (Rows): Token ids to try it on.
+    RETURNS (bool): True if the bottom's output can be stored in place of token ids.
+    """
+    expected = encode(encoder, rows)
+    try:
+        stored = Rows.pad(bottom_states(encoder, number, rows), pad_id=0)
+        with without_bottom(encoder, number):
+            found = encode(encoder, Rows(stored.values, rows.mask))
+    except (AttributeError, RuntimeError, TypeError):  # no such module, or one that needs ids
+        return False
+    real = rows.mask.bool()
+    return torch.allclose(found[real], expected[real], rtol=1e-3, atol=1e-3)
+
+
 @contextmanager
 def _layers(encoder: PreTrainedModel, which: slice) -> Iterator[None]:
     """Leave only some layers in an encoder."""

@@ -9,7 +9,7 @@ from typing import Any
 def model_card(metrics: dict[str, Any], concept_encoder: str) -> str:
     """Describe a pre-trained encoder (README.md of its folder).
 
-    metrics (dict[str, Any]): What `Pretrainer.metrics` returns.
+    metrics (dict[str, Any]): What `Pretrainer.metrics` returns, and the `provenance` of its data.
     concept_encoder (str): Name of the folder in it with the concept encoder.
     RETURNS (str): Markdown with the front matter that the Hugging Face hub reads.
     """
@@ -23,6 +23,10 @@ def model_card(metrics: dict[str, Any], concept_encoder: str) -> str:
         for record in metrics["epochs"]
     )
     values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
+    files = "".join(
+        f"\n- `{path}`, sha256 `{checksum}`"
+        for path, checksum in metrics["provenance"]["data"].items()
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: feature-extraction
@@ -46,7 +50,7 @@ nlp.add_pipe("nuner", config={{"model": {{"tok2vec": {{
 
 {passages["train"]:,} annotated passages to train on and {passages["dev"]:,} for validation, with
 {metrics["concepts"]:,} distinct concepts.
-
+{files}
 ## Training
 
 {metrics["seconds"]:,.0f} seconds, {metrics["words_per_second"]:,.0f} words a second. Settings:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,16 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.optimization import get_linear_schedule_with_warmup
 
 from ..budget import TimeBudget
+from ..evaluation.provenance import provenance
 from ..precision import choose_precision
 from ..ty import Passage
 from .backbone import freeze_layers, load_encoder, max_length, transformer_layers
 from .batches import Collator, Rows, plan_batches, tokenize_passage
-from .checkpoint import Checkpoint, load_parameters, trained_parameters
+from .checkpoint import Checkpoint, fingerprint, load_parameters, trained_parameters
 from .contrastive import (
     ContrastiveModel,
     bottom_states,
+    comes_apart,
     embed_concepts,
     encode,
     without_bottom,
@@ -104,8 +106,6 @@ class Pretrainer:
         self.settings = settings
         self.probe = probe
         self.progress = progress
-        decisive = replace(settings, log_with="")
-        self.fingerprint = hashlib.sha256(repr((decisive, passages)).encode("utf8")).hexdigest()
         # Settings are kept for the whole process: those of a Trainer before would clash with ours.
         AcceleratorState._reset_state(reset_partial_state=True)
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
@@ -118,9 +118,10 @@ class Pretrainer:
             project_dir=checkpoint.parent,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        self.checkpoint = Checkpoint(checkpoint, self.fingerprint, self.accelerator)
         set_seed(settings.seed)
         text_encoder, self.tokenizer = load_encoder(settings.encoder)
+        self.fingerprint = fingerprint(settings, passages, probe, text_encoder)
+        self.checkpoint = Checkpoint(checkpoint, self.fingerprint, self.accelerator)
         concept_encoder, _ = load_encoder(settings.encoder)
         self.frozen = freeze_bottom(text_encoder, settings.frozen)
         self.concept_frozen = freeze_bottom(concept_encoder, settings.concept_frozen)
@@ -140,10 +141,12 @@ class Pretrainer:
                 "would stop by a clock of its own. Set minutes = 0 and fewer epochs."
             )
         for part, name in ((train, "to train on"), (dev or train, "to validate on")):
-            if len(part) < processes:
+            smallest = len(part) // max(1, self._count_batches(part))
+            if smallest < processes:
                 raise ValueError(
-                    f"There are {len(part)} passages {name}, expected at least {processes}, one "
-                    "for each process."
+                    f"There are {len(part)} passages {name}, in batches of {smallest} or more: "
+                    f"expected {processes} in each, one for each process. Raise batch_size "
+                    f"({settings.batch_size}), or take fewer processes or more passages."
                 )
         if settings.keep == "dev_loss" and not dev:
             raise ValueError(
@@ -241,7 +244,10 @@ class Pretrainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.train) // self.settings.batch_size)
+        return self._count_batches(self.train)
+
+    def _count_batches(self, passages: Sequence[Any]) -> int:
+        return -(-len(passages) // self.settings.batch_size)
 
     def metrics(self) -> dict[str, Any]:
         """What is worth knowing about the run: settings, data, losses, speed."""
@@ -318,14 +324,12 @@ class Pretrainer:
                 encoders.concept_encoder, self.tokenizer, names, pooling=self.settings.pooling
             )
             directions = dict(zip(names, F.normalize(vectors.cpu(), dim=-1), strict=True))
-        if self.settings.cache_frozen and self.frozen:
-            texts = [self._cache(encoders.text_encoder, self.frozen, rows) for rows in texts]
-            stack.enter_context(without_bottom(encoders.text_encoder, self.frozen))
-        if self.settings.cache_frozen and self.concept_frozen:
-            rows = list(concepts.values())
-            states = self._cache(encoders.concept_encoder, self.concept_frozen, rows)
-            concepts = dict(zip(names, states, strict=True))
-            stack.enter_context(without_bottom(encoders.concept_encoder, self.concept_frozen))
+        if self.settings.cache_frozen:
+            texts = self._store_bottom(stack, encoders.text_encoder, self.frozen, texts)
+            [rows] = self._store_bottom(
+                stack, encoders.concept_encoder, self.concept_frozen, [list(concepts.values())]
+            )
+            concepts = dict(zip(names, rows, strict=True))
         collate = partial(
             Collator,
             concepts=concepts,
@@ -336,10 +340,27 @@ class Pretrainer:
         )
         return collate(self.train, texts[0]), collate(self.dev, texts[1]), texts[2]
 
-    def _cache(self, encoder: PreTrainedModel, number: int, rows: list[Tensor]) -> list[Tensor]:
-        """Hidden states above the frozen bottom for each row of token ids."""
+    def _store_bottom(
+        self, stack: ExitStack, encoder: PreTrainedModel, number: int, parts: list[list[Tensor]]
+    ) -> list[list[Tensor]]:
+        """Take the frozen bottom off an encoder: each row of ids becomes the states above it."""
+        if not number or not parts[0]:
+            return parts
         encoder.eval()
-        return self._in_chunks(rows, lambda chunk: bottom_states(encoder, number, chunk))
+        tried = Rows.pad(parts[0][:2], self.tokenizer.pad_token_id).to(encoder.device)
+        if not comes_apart(encoder, number, tried):
+            warnings.warn(
+                f"cache_frozen = true has no effect: the layers of {type(encoder).__name__} do not "
+                "work on stored states alone. The frozen ones are computed in every step.",
+                stacklevel=2,
+            )
+            return parts
+        states = [
+            self._in_chunks(rows, lambda chunk: bottom_states(encoder, number, chunk))
+            for rows in parts
+        ]
+        stack.enter_context(without_bottom(encoder, number))
+        return states
 
     def _encode(self, rows: list[Tensor]) -> list[Tensor]:
         """The text encoder's vectors of each row's tokens, in float32."""
@@ -423,6 +444,7 @@ def pretrain(
     probe: FewShotProbe | None = None,
     tracker: GeneralTracker | None = None,
     progress: bool = True,
+    data: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Pre-train an encoder and write it where `AutoModel` and `AutoTokenizer` find it.
 
@@ -435,6 +457,7 @@ def pretrain(
     probe (FewShotProbe | None): Scores the text encoder after every epoch.
     tracker (GeneralTracker | None): A logger of one's own, beside what `log_with` names.
     progress (bool): Show a progress bar.
+    data (Iterable[Path]): Files that the passages are from, for model card and metrics.
     RETURNS (dict[str, Any]): What `METRICS_FILE` holds.
     """
     checkpoint = output / "checkpoint.pt"
@@ -442,7 +465,7 @@ def pretrain(
         passages, settings, checkpoint, probe=probe, tracker=tracker, progress=progress
     )
     run.run()
-    metrics = run.metrics()
+    metrics = {**run.metrics(), "provenance": provenance(data)}
     if run.accelerator.is_main_process:
         for encoder, folder in (
             (run.encoders.text_encoder, output),

@@ -400,6 +400,16 @@ class UniversalNER(Pipe):
     def _change(self, changes: dict[str, Any]) -> None:
         self.cfg = self.cfg | changes
 
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """Score predictions with the configured scorer.
+
+        examples (Iterable[Example]): Predicted and gold documents.
+        kwargs (Any): Passed on to the scorer, with the name under which the answers are kept.
+        RETURNS (dict[str, Any]): The scores, none without a scorer.
+        """
+        scores: dict[str, Any] = super().score(examples, **{"component": self.name, **kwargs})
+        return scores
+
     def to_bytes(self, *, exclude: Iterable[str] = SimpleFrozenList()) -> bytes:
         """Serialize the component as `to_disk` does.
 

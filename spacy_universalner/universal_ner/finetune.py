@@ -34,6 +34,7 @@ from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint, se
 from transformers.training_args import TrainingArguments
 
 from ..budget import TimeBudget
+from ..evaluation.provenance import provenance
 from ..precision import choose_precision
 from ..pretrained import unavailable
 from ..ty import Conversation, Reject
@@ -42,7 +43,13 @@ from .finetune_data import IGNORE_INDEX, Row, encode_conversation
 from .finetune_dev import score_answers
 from .finetune_guides import GUIDES, Guide, guide_attention, word_tokens
 from .finetune_loss import answer_loss, only_targets, own_tokens
-from .finetune_settings import CopySettings, DataSettings, FinetuneSettings, LoraSettings
+from .finetune_settings import (
+    CopySettings,
+    DataSettings,
+    FinetuneSettings,
+    LoraSettings,
+    check_loggers,
+)
 from .models.positions import count_positions
 
 METRICS_FILE = "finetune.json"
@@ -205,6 +212,7 @@ def finetune(
     dev_conversations: Iterable[Conversation] = (),
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
+    data: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Tune a causal language model on conversations and save it with its tokenizer.
 
@@ -215,11 +223,13 @@ def finetune(
     dev_conversations (Iterable[Conversation]): For the loss that `eval_strategy` asks for.
     resume (bool): Go on from the last checkpoint in `output`, if there is one.
     callbacks (Sequence[TrainerCallback]): Added to the Trainer's, such as a logger of one's own.
-    RETURNS (dict[str, Any]): What `finetune.json` holds: counts, seconds, tokens a second, share
-        of padding, how copying was taught, the last loss, questions left out with reasons, the log.
+    data (Iterable[Path]): Files that the conversations are from, for `finetune.json`.
+    RETURNS (dict[str, Any]): What `finetune.json` holds: student, settings, counts, seconds, tokens
+        a second, share of padding, how copying was taught, the last loss, questions left out with
+        reasons, the log, provenance.
     RAISES (OSError): The student cannot be loaded.
-    RAISES (ValueError): There is nothing to train on, or the student lacks a layer that [copying]
-        guides.
+    RAISES (ValueError): There is nothing to train on, the student lacks a layer that [copying]
+        guides, or a logger of `report_to` is not installed.
     """
     training = dict(settings.training)
     if training.get("bf16"):
@@ -244,6 +254,7 @@ def finetune(
             f"minutes = {settings.budget.minutes} in [budget] with {arguments.world_size} "
             "processes: each would stop by a clock of its own. Leave [budget] out."
         )
+    check_loggers(arguments.report_to)
     set_seed(arguments.seed)
     try:
         tokenizer = AutoTokenizer.from_pretrained(student)
@@ -319,6 +330,8 @@ def finetune(
     tokens, places = trainer.accelerator.reduce(counts).tolist()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     metrics = {
+        "student": student,
+        "settings": {**asdict(settings), "training": training},
         "processes": arguments.world_size,
         "conversations": len(conversations),
         "questions": sum(len(item.questions) for item in conversations),
@@ -337,6 +350,7 @@ def finetune(
         "loss": losses[-1] if losses else result.training_loss,
         "rejects": [{"id": id, "item": r.item, "reason": r.reason} for id, r in rejects],
         "log": trainer.state.log_history,
+        "provenance": provenance(data),
     }
     if trainer.is_world_process_zero():
         (output / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")

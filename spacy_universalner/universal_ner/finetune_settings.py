@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from thinc.api import Config
+from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import TrainingArguments
 
 from .finetune_data import Attend
@@ -200,6 +201,22 @@ def read_settings(path: Path, overrides: dict[str, Any] | None = None) -> Finetu
         else None,
         budget=_read_section(BudgetSettings, config.get("budget", {}), f"[budget] in {path}"),
     )
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Check that the loggers can be used, before a model is loaded for hours of work.
+
+    names (Iterable[str]): `report_to` of a Trainer's arguments.
+    RAISES (ValueError): One is not installed, or not known.
+    """
+    usable = [*get_available_reporting_integrations(), "flyte"]  # which is not listed
+    for name in names:
+        if name not in usable:
+            raise ValueError(
+                f"report_to = '{name}' in [training]: that logger is not installed. Install it, "
+                f"such as by `pip install {name}`, or set report_to = 'none'. "
+                f"Installed: {', '.join(usable[:-1]) or 'none'}."
+            )
 
 
 def _read_section(kind: type[_Section], values: dict[str, Any], where: str) -> _Section:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +19,7 @@ from spacy_universalner.evaluation.report import (
     read_run,
     write_report,
 )
+from tests.evaluation.project import run
 from tests.evaluation.runs import add_logs, make_run, write
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
@@ -194,35 +194,27 @@ def test_an_encoder_of_any_name_has_a_curve(tmp_path: Path):
     assert "mine" in Page((tmp_path / "report/index.html").read_text("utf8")).text
 
 
-def run_script(*args: object, code: str = "pass") -> subprocess.CompletedProcess[str]:
-    run = f"import sys, runpy; {code}; sys.argv[0] = 'report'; "
-    run += "runpy.run_module('scripts.report', run_name='__main__')"
-    command = [sys.executable, "-c", run, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_missing_figures_are_named_with_the_command_that_makes_them(tmp_path: Path):
+def test_missing_figures_are_named_with_the_command_that_makes_them(tmp_path, capsys, monkeypatch):
     metrics, training = make_run(tmp_path)
     training.mkdir()
     (metrics / "nuner.json").unlink()
     (metrics / "annotation_uniner.json").unlink()
-    done = run_script(metrics, training, tmp_path / "report")
-    assert done.returncode == 1
-    message = re.sub(r"\s+", "", done.stdout + done.stderr)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    run(f"python -m scripts.report {metrics} {training} {tmp_path / 'report'}", code=1)
+    message = re.sub(r"\s+", "", capsys.readouterr().out)
     assert f"{metrics}/nuner.json(madeby`weaselrunevaluate`)" in message
     assert f"{metrics}/annotation_uniner.json(madeby`weaselrunannotate`)" in message
     assert "zero_shot_tuned" not in message
     assert not (tmp_path / "report").exists()
 
 
-def test_without_matplotlib_the_message_says_how_to_install_it(tmp_path: Path):
+def test_without_matplotlib_the_message_says_how_to_install_it(tmp_path, capsys, monkeypatch):
     metrics, training = make_run(tmp_path)
     training.mkdir()
-    done = run_script(
-        metrics, training, tmp_path / "report", code="sys.modules['matplotlib.figure'] = None"
-    )
-    assert done.returncode == 1
-    assert "spacy-universalner[report]" in re.sub(r"\s+", "", done.stdout + done.stderr)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run(f"python -m scripts.report {metrics} {training} {tmp_path / 'report'}", code=1)
+    assert "spacy-universalner[report]" in re.sub(r"\s+", "", capsys.readouterr().out)
 
 
 def test_steps_are_summed_by_stage():

@@ -1,7 +1,5 @@
 """The component in spaCy: training, prediction, storage, streams, other components."""
 
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -82,15 +80,6 @@ def test_it_learns_its_examples(tiny_bert, settings):
     train(nlp)
     for text, entities in SENTENCES:
         assert found(nlp(text)) == entities
-
-
-def test_the_factory_needs_no_import_and_no_weights(tmp_path):
-    """Nor does adding the default component: its weights are not there."""
-    code = (
-        "import spacy, sys; nlp = spacy.blank('en'); pipe = nlp.add_pipe('nuner');"
-        "assert pipe.model.get_ref('tok2vec').shims[0].settings.name == 'numind/NuNER-v2.0'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def test_spans_are_scored(trained):
@@ -351,8 +340,15 @@ def test_a_saved_pipeline_can_be_loaded_in_another_precision(trained, tmp_path, 
 def test_sourcing_into_another_pipeline(trained):
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer")
-    nlp.add_pipe("nuner", source=trained)
+    pipe = nlp.add_pipe("nuner", source=trained)
     assert found(nlp(SENTENCES[0][0])) == SENTENCES[0][1]
+    # A label that neither the sourced weights nor this pipeline's texts have named
+    pipe.add_label("ZEPPELIN")
+    doc = nlp.make_doc("Kickoff")
+    scores = np.full((1, len(pipe.model.get_ref("output_layer").get_param("b"))), -9.0)
+    scores[0, -2:] = 0.0
+    pipe.set_annotations([doc], [scores.astype("float32")])
+    assert found(doc) == [(0, 7, "ZEPPELIN")]
 
 
 def test_evaluation(trained):

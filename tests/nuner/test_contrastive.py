@@ -10,6 +10,7 @@ from transformers import (
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
+    ElectraConfig,
     ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
@@ -21,6 +22,7 @@ from spacy_universalner.nuner.contrastive import (
     ContrastiveModel,
     binary_cross_entropy,
     bottom_states,
+    comes_apart,
     embed_concepts,
     encode,
     without_bottom,
@@ -136,6 +138,20 @@ def test_top_on_stored_states_is_the_whole_encoder(config, number):
     # and the encoder is whole again
     assert [name for name, _ in encoder.named_parameters()] == names
     torch.testing.assert_close(encode(encoder, ROWS), expected)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_bottom_that_does_not_come_off_is_told(number):
+    assert all(comes_apart(make_encoder(config), number, ROWS) for config in CONFIGS)
+    beside = [
+        ElectraConfig(**SIZES, embedding_size=8, initializer_range=0.5),
+        DebertaV2Config(**SIZES, initializer_range=0.5, conv_kernel_size=3, conv_act="gelu"),
+    ]
+    for config in beside:
+        encoder = make_encoder(config)
+        before = encode(encoder, ROWS)
+        assert not comes_apart(encoder, number, ROWS)
+        torch.testing.assert_close(encode(encoder, ROWS), before)  # and it is whole again
 
 
 def test_frozen_layers_have_no_dropout_while_the_others_train():

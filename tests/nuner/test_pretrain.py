@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, ElectraConfig, ElectraModel
+from typer.testing import CliRunner
 
+from scripts import pretrain_nuner
 from spacy_universalner.data.readers import write_passages
+from spacy_universalner.evaluation.provenance import checksum
 from spacy_universalner.nuner.pretrain import (
     CONCEPT_ENCODER,
     METRICS_FILE,
@@ -81,6 +85,18 @@ def test_no_passage_to_validate_on_is_an_error_before_any_work(settings, tmp_pat
         pretrain(make_passages(6), tmp_path, settings)
 
 
+def test_every_process_needs_a_text_of_every_batch(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "num_processes", 8)
+    settings = replace(settings, dev_fraction=0.1)
+    # 90 in twelve batches of 7 or 8, and 10 in two of 5
+    message = r"There are 90 passages to train on, in batches of 7 or more: expected 8 in each"
+    with pytest.raises(ValueError, match=message):
+        pretrain(make_passages(100), tmp_path, settings)
+    message = r"10 passages to validate on, in batches of 5 or more: .*Raise batch_size \(9\)"
+    with pytest.raises(ValueError, match=message):
+        pretrain(make_passages(100), tmp_path, replace(settings, batch_size=9))
+
+
 def test_a_checkpoint_of_other_settings_is_put_aside(settings, tmp_path):
     class Interrupts(FewShotProbe):
         def __call__(self, passages, vectors):
@@ -103,7 +119,8 @@ def test_a_checkpoint_of_other_settings_is_put_aside(settings, tmp_path):
     assert aside.name == f"checkpoint-{run.fingerprint[:8]}.pt" and aside.read_bytes() == kept
     # Under its own name it is gone on with.
     aside.rename(tmp_path / "checkpoint.pt")
-    resumed = pretrain(make_passages(), tmp_path, settings)
+    probe = FewShotProbe(make_passages(), make_passages(), k=1)
+    resumed = pretrain(make_passages(), tmp_path, settings, probe=probe)
     assert resumed["epochs"][0] == run.history[0] and len(resumed["epochs"]) == 3
 
 
@@ -248,6 +265,7 @@ def test_a_run_learns_and_writes_an_encoder_that_automodel_loads(tmp_path, setti
     )
     AutoTokenizer.from_pretrained(tmp_path / "encoder")
     card = (tmp_path / "encoder" / "README.md").read_text()
+    assert metrics["provenance"]["data"] == {}
     for part in ("seed = 0", "learning_rate = 0.001", "36 annotated passages", f"{losses[2]:.5f}"):
         assert part in card
     assert not list((tmp_path / "encoder").glob("checkpoint*"))
@@ -283,6 +301,39 @@ def test_stored_states_change_nothing(tmp_path, settings):
     assert first.keys() == second.keys()
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-3)
+
+
+def test_states_that_cannot_be_stored_are_computed_anew(tmp_path, settings, tiny_bert):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    config = ElectraConfig(vocab_size=len(tokenizer), embedding_size=16, **sizes)
+    torch.manual_seed(0)
+    for part in (ElectraModel(config), tokenizer):
+        part.save_pretrained(tmp_path / "electra")
+    settings = replace(settings, encoder=str(tmp_path / "electra"), epochs=1)
+    plain = pretrain(make_passages(), tmp_path / "plain", settings, progress=False)
+    with pytest.warns(UserWarning, match="cache_frozen = true has no effect: the layers of Elec"):
+        cached = pretrain(
+            make_passages(), tmp_path / "cached", replace(settings, cache_frozen=True)
+        )
+    assert plain["epochs"] == cached["epochs"]
+
+
+def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path, settings, tiny_bert):
+    shutil.copytree(tiny_bert, tmp_path / "encoder")
+    settings = replace(settings, encoder=str(tmp_path / "encoder"))
+
+    def begin(settings=settings, **options):
+        return Pretrainer(make_passages(), settings, tmp_path / "c.pt", **options).fingerprint
+
+    first = begin()
+    assert begin() == first
+    probes = [FewShotProbe(make_passages(), make_passages(4), k=k) for k in (1, 2)]
+    assert len({first, *(begin(probe=probe) for probe in probes)}) == 3
+    encoder = AutoModel.from_pretrained(tmp_path / "encoder", add_pooling_layer=False)
+    encoder.encoder.layer[0].output.dense.bias.data += 1
+    encoder.save_pretrained(tmp_path / "encoder")
+    assert begin() != first
 
 
 class ScriptedProbe(FewShotProbe):
@@ -326,48 +377,62 @@ def test_keeping_the_best_needs_something_to_judge_by(tmp_path, settings):
         replace(settings, keep="dev_loss", dev_fraction=0.0)
 
 
-def command(folder, settings):
-    """The script as a user runs it, on a corpus in `folder`."""
+def run_script(arguments):
+    """The script in this process."""
+    result = CliRunner().invoke(pretrain_nuner.app, list(map(str, arguments)))
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return result.output
+
+
+def write_inputs(folder, settings):
+    """The script's settings and a corpus in `folder`."""
     write_passages(folder / "corpus.jsonl", make_passages(160))
     values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in asdict(settings).items())
     (folder / "pretrain.cfg").write_text(f"[pretraining]\n{values}\n")
-    return [
-        *(sys.executable, "-m", "scripts.pretrain_nuner"),
-        *(str(folder / name) for name in ("pretrain.cfg", "corpus.jsonl")),
-    ]
+    return [folder / "pretrain.cfg", folder / "corpus.jsonl"]
 
 
 def test_sentences_of_longer_passages_are_read_too(tmp_path, settings):
-    line = command(tmp_path, replace(settings, epochs=1))
+    inputs = write_inputs(tmp_path, replace(settings, epochs=1))
     text = "Ada met Charles. Nobody spoke. Ada left Turin. In"
     found = [("Ada", 0, "person"), ("Ada", 31, "person"), ("Turin. In", 40, "place")]
     mentions = tuple(Mention(at, at + len(name), label) for name, at, label in found)
     assert all(text.startswith(name, at) for name, at, _ in found)
     write_passages(tmp_path / "long.jsonl", [Passage("long", text, mentions)])
     output = tmp_path / "trained"
-    run = subprocess.run(
-        [*line, output, "--also", tmp_path / "long.jsonl"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    told = " ".join(run.stdout.split())
+    told = " ".join(run_script([*inputs, output, "--also", tmp_path / "long.jsonl"]).split())
     assert "2 sentences; left out are 2 without a mention, and 1 of 3 mentions" in told
     metrics = json.loads((output / METRICS_FILE).read_text())
     assert sum(metrics["passages"].values()) == 160 + 2
     assert metrics["concepts"] == 2  # person and city: "place" stood in no single sentence
+    files = [tmp_path / "corpus.jsonl", tmp_path / "long.jsonl"]
+    assert metrics["provenance"]["data"] == {str(path): checksum(path) for path in files}
+    assert f"`{files[1]}`, sha256 `{checksum(files[1])}`" in (output / "README.md").read_text()
+
+
+def test_a_probe_of_ones_own_files_keeps_the_best_epoch(tmp_path, settings):
+    inputs = write_inputs(tmp_path, replace(settings, epochs=2, keep="probe"))
+    write_passages(tmp_path / "probe.jsonl", make_passages(20))
+    probe = ["--probe-train", tmp_path / "probe.jsonl", "--probe-k", 2]
+    done = CliRunner().invoke(
+        pretrain_nuner.app, [str(each) for each in (*inputs, tmp_path / "out", *probe)]
+    )
+    assert done.exit_code == 1 and "both --probe-train and --probe-dev" in done.output
+    run_script([*inputs, tmp_path / "out", *probe, "--probe-dev", tmp_path / "probe.jsonl"])
+    metrics = json.loads((tmp_path / "out" / METRICS_FILE).read_text())
+    scores = [epoch["probe"] for epoch in metrics["epochs"]]
+    assert len(scores) == 2 and scores[metrics["kept_epoch"] - 1] == max(scores)
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_result_it_would_have_had(tmp_path, settings):
-    settings = replace(settings, dropout=True, epochs=30)
-    line = command(tmp_path, settings)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*line, tmp_path / "whole"], cwd=ROOT, env=environment, check=True)
+    settings = replace(settings, dropout=True, epochs=12)
+    inputs = write_inputs(tmp_path, settings)
+    run_script([*inputs, tmp_path / "whole"])
 
     killed = tmp_path / "killed"
-    process = subprocess.Popen([*line, killed], cwd=ROOT, env=environment)
+    line = [sys.executable, "-m", "scripts.pretrain_nuner", *inputs, killed]
+    process = subprocess.Popen(line, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     while not (killed / "checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -376,7 +441,7 @@ def test_a_killed_run_goes_on_to_the_result_it_would_have_had(tmp_path, settings
     assert not (killed / METRICS_FILE).exists()
     done = len(torch.load(killed / "checkpoint.pt")["history"])
     assert 0 < done < settings.epochs
-    subprocess.run([*line, killed], cwd=ROOT, env=environment, check=True)
+    run_script([*inputs, killed])
 
     first, second = weights(tmp_path / "whole"), weights(killed)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -388,10 +453,10 @@ def test_a_killed_run_goes_on_to_the_result_it_would_have_had(tmp_path, settings
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, settings):
-    line = command(tmp_path, settings)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*line, tmp_path / "one"], cwd=ROOT, env=environment, check=True)
-    printed = launch(2, "tests.watched", *line[2:], tmp_path / "two")
+    inputs = write_inputs(tmp_path, settings)
+    run_script([*inputs, tmp_path / "one"])
+    module = ("tests.watched", "scripts.pretrain_nuner")
+    printed = launch(2, *module, *inputs, tmp_path / "two")
     assert printed.count("threads left: []") == 2
     assert printed.count("pre-trained, details in") == 1  # one of them speaks
     metrics = [json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in ("one", "two")]

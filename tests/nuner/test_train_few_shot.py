@@ -28,7 +28,7 @@ def test_every_encoder_is_trained_on_every_sample(app, samples, tiny_bert, tmp_p
     arguments = [ROOT / "configs" / "nuner.cfg", tmp_path / "out", "--samples", samples]
     arguments += ["--encoder", f"one={tiny_bert}", "--encoder", f"two={tiny_bert}"]
     arguments += ["--k", 1, "--seeds", 2, "--epochs", 5, "--batch-size", 2]
-    arguments += ["--components.nuner.model.scheme", "bio"]
+    arguments += ["--components.nuner.model.scheme", "bio", "--jobs", 1]
     for earlier in ("k1_seed7", "k10_seed0"):  # one of another number of samples, one of another k
         (tmp_path / "out/one/few-shot" / earlier / "model-last").mkdir(parents=True)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -25,30 +25,33 @@ from tests.universal_ner.tuning import (
 )
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
+def losses(student, folder, epochs, copying=None):
+    steady = make_settings({"learning_rate": 0.0, "num_train_epochs": epochs})
+    settings = FinetuneSettings(steady.data, steady.training, copying=copying)
+    metrics = finetune(settings, str(student), [CONVERSATION] * (8 // epochs), folder)
+    return [entry["loss"] for entry in metrics["log"] if "loss" in entry]
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def plain(request, tiny_llama, tmp_path_factory):
+    """A number of epochs, and the losses without copying."""
+    return request.param, losses(tiny_llama, tmp_path_factory.mktemp("plain"), request.param)
+
+
 @pytest.mark.parametrize(
     ("ratio", "steps", "copying_steps"),
     [(0.0, 0, 0), (0.25, 0, 1), (0.5, 0, 2), (1.0, 0, 4), (1.0, 3, 3), (0.5, 3, 2)],
 )
 def test_the_first_steps_choose_among_the_tokens_of_the_row_alone(
-    tiny_llama, tmp_path, epochs, ratio, steps, copying_steps
+    plain, tiny_llama, tmp_path, ratio, steps, copying_steps
 ):
-    def losses(copying):
-        steady = make_settings({"learning_rate": 0.0, "num_train_epochs": epochs})
-        metrics = finetune(
-            FinetuneSettings(steady.data, steady.training, copying=copying),
-            str(tiny_llama),
-            [CONVERSATION] * (8 // epochs),
-            tmp_path / str(copying),
-        )
-        return [entry["loss"] for entry in metrics["log"] if "loss" in entry]
-
-    plain = losses(None)
-    found = losses(CopySettings(ratio=ratio, steps=steps, guidance=0.0, models="all"))
-    assert len(found) == len(plain) == 4
-    for copied, ordinary in zip(found[:copying_steps], plain, strict=False):
+    epochs, expected = plain
+    copying = CopySettings(ratio=ratio, steps=steps, guidance=0.0, models="all")
+    found = losses(tiny_llama, tmp_path, epochs, copying)
+    assert len(found) == len(expected) == 4
+    for copied, ordinary in zip(found[:copying_steps], expected, strict=False):
         assert copied < 0.9 * ordinary
-    assert found[copying_steps:] == plain[copying_steps:]
+    assert found[copying_steps:] == expected[copying_steps:]
 
 
 @pytest.mark.parametrize(("name", "taught"), [("tiny_llama", False), ("tiny_bert_decoder", True)])

@@ -18,7 +18,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from typer.testing import CliRunner
 
+from scripts import finetune_universal_ner
 from spacy_universalner.data.readers import write_conversations
 from spacy_universalner.universal_ner.finetune import METRICS_FILE, finetune
 from spacy_universalner.universal_ner.finetune_settings import (
@@ -147,11 +149,13 @@ def test_two_processes_train_as_one(tiny_llama, tmp_path):
     options += ["--training.max_steps", "4", "--training.learning_rate", "5e-3"]
     options += ["--training.per_device_train_batch_size"]
     arguments = [str(ROOT / "configs/test/finetune_mini.cfg"), str(tiny_llama), str(path)]
-    for number, batch in ((1, 4), (2, 2)):
-        output = tmp_path / str(number)
-        command = ["scripts.finetune_universal_ner", *arguments, output, *options, batch]
-        printed = launch(number, "tests.watched", *command)
-        assert printed.count("threads left: []") == number
+    alone = CliRunner().invoke(
+        finetune_universal_ner.app, [*arguments, str(tmp_path / "1"), *options, "4"]
+    )
+    assert alone.exit_code == 0, alone.output
+    command = ["scripts.finetune_universal_ner", *arguments, tmp_path / "2", *options, 2]
+    printed = launch(2, "tests.watched", *command)
+    assert printed.count("threads left: []") == 2
     one, two = (json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in "12")
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["tokens"] == two["tokens"]

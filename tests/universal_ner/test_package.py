@@ -1,20 +1,17 @@
 import ast
-import os
 import subprocess
-import sys
-import sysconfig
-import venv
-from pathlib import Path
 
 import pytest
 import spacy
+from spacy.cli.package import package
 
-ROOT = Path(__file__).parents[2]
+from tests.environments import install_wheel
+
 TEXT = "Marie Curie won the Nobel Prize in Paris."
 
 
 @pytest.mark.slow
-def test_a_wheel_runs_in_a_fresh_environment(tiny_llama, tmp_path):
+def test_a_wheel_runs_in_a_fresh_environment(tiny_llama, tmp_path, monkeypatch):
     nlp = spacy.blank("en")
     # Random weights, held to strings of the text: they do find something
     model = {
@@ -27,22 +24,11 @@ def test_a_wheel_runs_in_a_fresh_environment(tiny_llama, tmp_path):
     expected = [(ent.start, ent.end, ent.label_, ent._.score) for ent in nlp(TEXT).ents]
     assert expected
     nlp.to_disk(tmp_path / "pipeline")
-    package = ("package", tmp_path / "pipeline", tmp_path, "--name", "finder", "--build", "wheel")
     # Without an index "build" cannot isolate itself, and spaCy falls back to setuptools
-    offline = {**os.environ, "PIP_NO_INDEX": "1"}
-    spacy_command = [sys.executable, "-m", "spacy", *package]
-    subprocess.run(spacy_command, check=True, env=offline, capture_output=True)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    package(tmp_path / "pipeline", tmp_path, name="finder", create_wheel=True, create_sdist=False)
     (wheel,) = tmp_path.rglob("en_finder-*.whl")
-
-    venv.create(tmp_path / "env", with_pip=True)
-    python = next((tmp_path / "env").glob("[bS]*/python*"))
-    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip()
-    # The dependencies come from here: what is tested is the package, not a download
-    here = (sysconfig.get_path("purelib"), str(ROOT))
-    (Path(site) / "dependencies.pth").write_text("\n".join(here))
-    install = [python, "-m", "pip", "install", "--no-index", "--no-deps", wheel]
-    subprocess.run(install, check=True, capture_output=True)
+    python = install_wheel(wheel, tmp_path / "env")
     code = (
         "import spacy; nlp = spacy.load('en_finder');"
         f"ents = nlp({TEXT!r}).ents;"

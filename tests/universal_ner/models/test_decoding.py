@@ -89,7 +89,7 @@ def test_the_beginning_is_shared(family: str, request: pytest.FixtureRequest) ->
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(drawn=documents)
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_answers_are_those_of_one_generate_per_prompt(
     family: str, request: pytest.FixtureRequest, drawn: list[tuple[list[int], list[list[int]]]]
 ) -> None:
