@@ -148,7 +148,7 @@ def passage_from_dict(row: dict[str, Any], place: str, *, label: str = "label") 
             name = entity.get(label)
             if label == "label" and not name:
                 raise KeyError(label)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{place}: an entity needs "start", "end" and "{label}"; found {entity}'
             ) from error

@@ -169,6 +169,40 @@ def test_a_dry_run_counts_and_asks_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_a_dry_run_names_the_price(tmp_path: Path) -> None:
+    texts = write_texts(tmp_path, "Ada ran.", "Bob sat.", "Eve hid.")
+    llm = tmp_path / "llm.cfg"
+    llm.write_text('[model]\n@llm_models = "test.Named.v1"\nname = "tiny"\n[requires]\nenv = []\n')
+    nlp = load_annotator(NUNER, llm, texts=texts, store=tmp_path / "responses.sqlite")
+    docs = [nlp.make_doc(text) for text in ("Ada ran.", "Bob sat.", "Eve hid.")]
+    tokens = sum(-(-len(prompt) // 4) for prompt in nlp.get_pipe("llm").task.generate_prompts(docs))
+    prices = tmp_path / "prices.csv"
+    prices.write_text("model,prompt,response\nother,1,1\ntiny,1000,10000\n", encoding="utf8")
+    arguments = [NUNER, texts, tmp_path / "out", "--llm", llm, "--dry-run", "--prices", prices]
+    arguments += ["--response-tokens", "100"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    assert f"${tokens / 1000 + 3:,.2f}" in result.output
+    prices.write_text("model,prompt,response\ntiny,cheap,\n", encoding="utf8")
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert "prices.csv:2: expected model,prompt,response" in " ".join(result.output.split())
+    prices.write_text("model,prompt,response\n", encoding="utf8")
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0 and "$" not in result.output
+    assert "No price: add a line for 'tiny'" in " ".join(result.output.split())
+
+
+def test_a_sample_is_drawn_from_all_texts(tmp_path: Path) -> None:
+    texts = write_texts(tmp_path, *(f"Ada ran {i} miles." for i in range(40)))
+    log = tmp_path / "log"
+    llm = write_llm_config(tmp_path / "llm.cfg", log)
+    run(NUNER, texts, tmp_path / "out", "--llm", llm, "--sample", 5)
+    asked = read_log(log)
+    assert len(set(asked)) == len(asked) == 5
+    assert max(int(text.split()[2]) for text in asked) >= 5, "not the first ones"
+
+
 def test_progress_shows_rate_failures_and_money(tmp_path: Path, capsys) -> None:
     texts = write_texts(tmp_path, "Ada ran.", "Bob sat.", "Eve hid.")
     llm = write_llm_config(tmp_path / "llm.cfg", tmp_path / "log", failing="Bob")

@@ -27,6 +27,8 @@ ADA = Passage(
         Mention(23, 27, "capital"),
     ),
 )
+SCRIPT = typer.Typer()
+SCRIPT.command()(main)
 SAMPLER = NegativeSampler({"person": 5, "city": 3, "capital": 1, "drug": 2, "gene": 2})
 
 
@@ -104,9 +106,7 @@ def test_the_script_splits_texts_and_balances_questions(tmp_path: Path) -> None:
     write_passages(tmp_path / "sentences.jsonl", sentences)
     arguments = [tmp_path / "out", "--passages", tmp_path / "passages.jsonl", "--dev", 0.1]
     arguments += ["--sentences", tmp_path / "sentences.jsonl", "--metrics", tmp_path / "m.json"]
-    script = typer.Typer()
-    script.command()(main)
-    result = CliRunner().invoke(script, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(SCRIPT, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
 
     train = list(read_conversations(tmp_path / "out" / "conversations_train.jsonl"))
@@ -130,14 +130,50 @@ def test_the_script_splits_texts_and_balances_questions(tmp_path: Path) -> None:
     assert metrics["splits"]["train"]["questions"] == questions
 
     again = [str(argument) for argument in (tmp_path / "again", *arguments[1:])]
-    CliRunner().invoke(script, again)
+    CliRunner().invoke(SCRIPT, again)
     for name in ("conversations_train.jsonl", "conversations_dev.jsonl", "uniner_heldout.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
     unknown = {"--ask": "definition", "--negatives": "weird"}
     for option, value in unknown.items():
-        failed = CliRunner().invoke(script, [*again, option, value])
+        failed = CliRunner().invoke(SCRIPT, [*again, option, value])
         assert failed.exit_code == 1 and f"'{value}'" in failed.output
+
+
+def test_inputs_are_not_written_over(tmp_path: Path) -> None:
+    held = tmp_path / "uniner_heldout.jsonl"
+    write_passages(held, [replace(ADA, id=str(i)) for i in range(5)])
+    before = held.read_bytes()
+    for option in ("--passages", "--sentences"):
+        result = CliRunner().invoke(SCRIPT, [str(tmp_path), option, str(held)])
+        assert result.exit_code == 1
+        assert "would be written over the texts in" in " ".join(result.output.split())
+    assert held.read_bytes() == before
+
+
+def test_a_line_that_holds_no_passage_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": 3}')
+    result = CliRunner().invoke(
+        SCRIPT, [str(tmp_path / "out"), "--passages", f"{tmp_path}/bad.jsonl"]
+    )
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert 'bad.jsonl:1: a passage needs "text"' in " ".join(result.output.split())
+
+
+def test_questions_may_ask_by_definition(tmp_path: Path) -> None:
+    entities = [
+        {"start": 0, "end": 3, "label": "person", "description": "human individual"},
+        {"start": 8, "end": 12, "label": "city"},
+    ]
+    rows = [{"text": f"Ada saw Rome {i}.", "entities": entities} for i in range(20)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["--sentences", f"{tmp_path}/texts.jsonl", "--ask", "description", "--dev", "0"]
+    result = CliRunner().invoke(SCRIPT, [str(tmp_path / "out"), *arguments])
+    assert result.exit_code == 0, result.output
+    (questions,) = {
+        each.questions for each in read_conversations(tmp_path / "out/conversations_train.jsonl")
+    }
+    assert questions == (Question("human individual", ("Ada",)),)
 
 
 def test_conversations_are_streamed() -> None:

@@ -17,6 +17,7 @@ from spacy_universalner.data.readers import (
     passage_to_dict,
     passages_to_docbin,
     read_conversations,
+    read_docs,
     read_passages,
     read_rows,
     write_conversations,
@@ -71,6 +72,14 @@ def test_the_files_of_the_project_are_read(tmp_path: Path) -> None:
         (
             '{"text": "a", "entities": [{"start": 0, "end": 1, "type": "x"}]}',
             '2: an entity needs "start", "end" and "label"',
+        ),
+        ('{"text": "a", "entities": 5}', '2: "entities" is a list; found 5'),
+        *(
+            (
+                f'{{"text": "abc", "entities": [{{"start": {start}, "end": 2, "label": "x"}}]}}',
+                '2: an entity needs "start", "end" and "label"',
+            )
+            for start in ("0.7", "true", '"0.7"', "null", "1e400")
         ),
         (r'{"text": "a \ud83d"}', r"2: '\\ud83d' is half of a surrogate pair"),
         (
@@ -191,6 +200,19 @@ def test_entities_become_ents_or_spans() -> None:
     (doc,) = docs.get_docs(NLP.vocab)
     assert set(doc_to_passage(doc, "?", spans_key="sc").mentions) == set(overlapping.mentions)
     assert (doc.ents, rejects) == ((), [])
+
+
+def test_offsets_may_be_whole_numbers_of_another_type(tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"text": "abc", "entities": [{"start": 1.0, "end": "2", "label": "x"}]}')
+    (passage,) = read_passages(path)
+    assert passage.mentions == (Mention(1, 2, "x"),)
+
+
+def test_a_damaged_file_of_docs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cut.spacy").write_bytes(b"not a DocBin")
+    with pytest.raises(ValueError, match=r"cut\.spacy: expected a file of spaCy's DocBin"):
+        list(read_docs(tmp_path / "cut.spacy"))
 
 
 def test_a_doc_of_another_source_gets_an_id() -> None:

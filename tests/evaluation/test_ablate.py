@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,10 +118,11 @@ def test_a_share_of_the_texts_is_a_part_of_them(data: Data) -> None:
 
 @pytest.mark.slow
 def test_tables_have_every_row_and_runs_are_kept(
-    data: Data, tmp_path: Path, tiny_bert_decoder: Path
+    data: Data, tmp_path: Path, tiny_bert_decoder: Path, tiny_llama: Path
 ) -> None:
+    shutil.copytree(tiny_bert_decoder, tmp_path / "student")
     arguments = [
-        *(ROOT / "configs/test/finetune_mini.cfg", tiny_bert_decoder, tmp_path / "out"),
+        *(ROOT / "configs/test/finetune_mini.cfg", tmp_path / "student", tmp_path / "out"),
         *("--sentences", data.sentences, "--passages", data.passages),
         *("--gold-train", data.gold_train, "--gold-test", data.gold_test),
         *("--seeds", 1, "--texts", 20, "--test-texts", 2, "--max-new-tokens", 8),
@@ -147,6 +149,12 @@ def test_tables_have_every_row_and_runs_are_kept(
     assert len(kept) == 10
     assert run() == table
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    # A folder of the same name may hold another student.
+    shutil.rmtree(tmp_path / "student")
+    shutil.copytree(tiny_llama, tmp_path / "student")
+    arguments += ["--factor", "loss"]
+    run()
+    assert sum(path.stat().st_mtime_ns > kept[path] for path in kept) == 2
 
 
 def test_rows_have_mean_and_deviation_over_the_sets_that_all_have() -> None:

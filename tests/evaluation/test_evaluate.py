@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Iterable as TypedIterable  # noqa: UP035 (spacy-llm compares these very types)
 
 import pytest
 import spacy
@@ -13,6 +14,7 @@ import typer
 from spacy.cli.evaluate import evaluate as spacy_evaluate
 from spacy.language import Language
 from spacy.tokens import DocBin
+from spacy.training import Example
 from spacy_llm.registry import registry
 from typer.testing import CliRunner
 
@@ -120,6 +122,97 @@ def test_a_string_is_compared_as_it_was_answered(tmp_path: Path):
     evaluate.main(tmp_path / "pipeline", [tmp_path / "gold.jsonl"], tmp_path / "scores.json")
     results = json.loads((tmp_path / "scores.json").read_text("utf8"))
     assert results["string_set"]["f1"] == pytest.approx(1) and results["span"]["f1"] == 0
+
+
+def test_bands_are_of_the_types_that_labels_ask_for(tmp_path: Path):
+    nlp = spacy.blank("en")
+    model = {"@llm_models": "test.Gazetteer.v1", "entities": {"person": ["Ada", "Charles"]}}
+    labels = {"PERSON": "person", "CITY": "settlement"}
+    nlp.add_pipe("universal_ner", config={"labels": labels, "model": model})
+    nlp.to_disk(tmp_path / "pipeline")
+    _, data = write_gold(tmp_path)
+    questions = [{"type": "person", "answers": ["a", "b"]}]
+    questions += [{"type": f"type {i}", "answers": ["a"]} for i in range(99)]
+    conversations = tmp_path / "conversations.jsonl"
+    conversations.write_text(json.dumps({"id": "1", "text": "t", "questions": questions}), "utf8")
+    evaluate.main(tmp_path / "pipeline", [data], tmp_path / "scores.json", train=conversations)
+    bands = json.loads((tmp_path / "scores.json").read_text("utf8"))["per_band"]
+    found = {band: (s["span"]["correct"], s["span"]["gold"]) for band, s in bands.items()}
+    assert found == {"top 1%": (4, 4), "not in training": (0, 2)}
+
+
+def test_gold_entities_may_be_spans_and_none_are_no_gold(tmp_path: Path, capsys):
+    make_pipeline(("Ada", "PERSON")).to_disk(tmp_path / "pipeline")
+    spacy_file, _ = write_gold(tmp_path)
+    docs = list(DocBin().from_disk(spacy_file).get_docs(spacy.blank("en").vocab))
+    for doc in docs:
+        doc.spans["annotation"] = list(doc.ents)
+        doc.ents = []
+    DocBin(docs=docs).to_disk(spacy_file)
+    output = tmp_path / "scores.json"
+    with pytest.raises(SystemExit):
+        evaluate.main(tmp_path / "pipeline", [spacy_file], output)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "has an entity to find" in told and "--spans-key" in told and not output.exists()
+    evaluate.main(tmp_path / "pipeline", [spacy_file], output, spans_key="annotation")
+    span = json.loads(output.read_text("utf8"))["span"]
+    assert (span["correct"], span["gold"]) == (3, 6)
+
+
+def test_pipelines_have_names_and_code_of_their_own(tmp_path: Path, capsys):
+    _, data = write_gold(tmp_path)
+    with pytest.raises(SystemExit):
+        evaluate.main("no_such_pipeline", [data], tmp_path / "scores.json")
+    assert "[E050] Can't find model 'no_such_pipeline'" in capsys.readouterr().out
+    nlp = spacy.blank("en")
+    nlp.to_disk(tmp_path / "pipeline")
+    config = nlp.config.copy()
+    config["nlp"]["pipeline"] = ["first"]
+    config["components"] = {"first": {"factory": "test_first_word"}}
+    config.to_disk(tmp_path / "pipeline" / "config.cfg")
+    code = tmp_path / "code.py"
+    code.write_text(
+        "from spacy.language import Language\nfrom spacy.tokens import Span\n\n"
+        "@Language.component('test_first_word')\ndef first_word(doc):\n"
+        "    doc.set_ents([Span(doc, 0, 1, 'PERSON')])\n    return doc\n",
+        "utf8",
+    )
+    output = tmp_path / "scores.json"
+    app = typer.Typer()
+    app.command()(evaluate.main)
+    command = [tmp_path / "pipeline", data, output, "--code", code]
+    done = CliRunner().invoke(app, [str(argument) for argument in command])
+    assert done.exit_code == 0, done.output
+    span = json.loads(output.read_text("utf8"))["span"]
+    assert (span["correct"], span["predicted"]) == (2, 4)
+
+
+def test_an_entity_recogniser_and_an_llm_of_others_are_scored(tmp_path: Path):
+    _, data = write_gold(tmp_path)
+    trained = spacy.blank("en")
+    trained.add_pipe("ner")
+    examples = [
+        Example.from_dict(trained.make_doc(text), {"entities": entities})
+        for text, entities in TEXTS
+    ]
+    optimizer = trained.initialize(lambda: examples)
+    for _ in range(60):
+        trained.update(examples, sgd=optimizer)
+    prompted = spacy.blank("en")
+    registry.llm_models("test.NerV3.v1", func=lambda: answer_ner_v3)
+    task = {"@llm_tasks": "spacy.NER.v3", "labels": ["PERSON", "CITY"]}
+    prompted.add_pipe("llm", config={"task": task, "model": {"@llm_models": "test.NerV3.v1"}})
+    for name, nlp, correct in (("ner", trained, 6), ("llm", prompted, 3)):
+        nlp.to_disk(tmp_path / name)
+        evaluate.main(tmp_path / name, [data], tmp_path / f"{name}.json")
+        results = json.loads((tmp_path / f"{name}.json").read_text("utf8"))
+        assert (results["span"]["correct"], results["span"]["gold"]) == (correct, 6), name
+        assert results["string_set"]["correct"] == correct
+
+
+def answer_ner_v3(prompts: TypedIterable[TypedIterable[str]]) -> TypedIterable[TypedIterable[str]]:
+    """Finds Ada alone, in the form that spaCy's task asks for."""
+    return [["1. Ada | True | PERSON | a name" for _ in group] for group in prompts]
 
 
 def test_several_files_are_several_domains(tmp_path: Path):

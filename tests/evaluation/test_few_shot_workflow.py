@@ -115,7 +115,15 @@ def test_the_report_has_tables_and_figures(project):
         svg = (project / "report/few_shot" / name).read_text("utf8")
         assert svg.startswith("<svg") and "ordinary classifier" in svg
         assert "var(--" not in svg
-    assert "BioNLP 2004" in page and "| gold | 1 | 1 |" in page
+    assert "BioNLP 2004" in page
+    # Entity micro-F1 with the paper's figures beside, and token macro-F1
+    assert page.count("| gold | 1 | 1 |") == 2
+    assert page.count("| NuNER (published) |") == 1
+    results = json.loads((project / "metrics/few_shot/fine_tuned.json").read_text("utf8"))
+    for score, name in (("entity_f1", "Entity micro-F1"), ("token_macro_f1", "Token macro-F1")):
+        (row,) = (r for r in results["summary"] if (r["data"], r["encoder"]) == ("gold", "base"))
+        table = page.split(f"{name}:\n")[1]
+        assert f"| gold | 1 | 1 | {100 * row[score]['mean']:.1f} ± 0.0 |" in table
 
 
 def test_a_run_can_be_resumed_and_missing_samples_are_named(project, tmp_path, monkeypatch):

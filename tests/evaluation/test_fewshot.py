@@ -94,7 +94,9 @@ def test_the_table_averages_over_data_sets():
     assert table[1]["per_data_set"] == pytest.approx({"a": 0.3, "b": 0.7})
 
 
-def test_encoders_are_compared_on_the_same_training_sets(tmp_path: Path, tiny_bert: Path):
+def test_encoders_are_compared_on_the_same_training_sets(
+    tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+):
     for split, count in (("train", 30), ("test", 8)):
         lines = []
         for i in range(count):
@@ -120,5 +122,13 @@ def test_encoders_are_compared_on_the_same_training_sets(tmp_path: Path, tiny_be
     ]
     assert one["table"]["1"]["mean"] > 0.5  # words are told apart even at random
     assert "| 1 | " in (tmp_path / "out/few_shot.md").read_text("utf8")
+    assert (report["k"], report["seeds"], report["limit"]) == ([1, 2], 2, None)
     with pytest.raises(SystemExit):
         evaluate_frozen.main(tmp_path, tmp_path / "out", encoder=["one=x"], benchmark=["jnlpba"])
+    capsys.readouterr()
+    arguments = {"encoder": [f"one={tiny_bert}"], "benchmark": ["mit_movie"], "k": ["99"]}
+    with pytest.raises(SystemExit):
+        evaluate_frozen.main(tmp_path, tmp_path / "out", **arguments)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Cannot sample from" in told and "mit_movie_train.txt" in told
+    assert "99 mentions of each type are wanted" in told

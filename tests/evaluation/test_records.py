@@ -153,6 +153,21 @@ def test_records_are_read_in_two_ways(talker: Path, tmp_path: Path):
     assert [results["tolerant"][key] for key in ("correct", "predicted", "gold")] == [3, 4, 3]
 
 
+def test_a_record_that_is_too_long_counts_as_unanswered(pipeline: Path, tmp_path: Path, capsys):
+    write_records(tmp_path / "records.json")
+    rows = json.loads((tmp_path / "records.json").read_text("utf8"))
+    rows[1]["conversations"][0]["value"] += " again" * 1100
+    (tmp_path / "records.json").write_text(json.dumps(rows), "utf8")
+    evaluate_records.main(pipeline, tmp_path / "records.json", tmp_path / "out.json")
+    results = json.loads((tmp_path / "out.json").read_text("utf8"))
+    answered = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    failed = [row for row in answered if "error" in row]
+    assert results["unanswered"] == len(failed) == 1 and len(answered) == results["questions"] == 5
+    assert failed[0]["answer"] == "" and "exceeds the 1024 tokens" in failed[0]["error"]
+    assert results["released"]["gold"] == 3
+    assert "1 of 5 questions have no answer" in " ".join(capsys.readouterr().out.split())
+
+
 def test_paraphrases_are_compared_on_what_is_answered(talker: Path, tmp_path: Path):
     entities = [{"start": 0, "end": 3, "label": "PERSON"}]
     row = {"id": "1", "text": "Ada met Ada in Turin.", "entities": entities}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import spacy
 from spacy import registry
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy.vocab import Vocab
+from spacy_llm.registry import registry as registries
 
 from spacy_universalner.evaluation.scorers import (
     make_entity_scorer,
@@ -87,6 +89,27 @@ def test_repeats_and_places_do_not_count_for_string_sets():
     scores = score_string_sets([Example(predicted, gold)])
     assert scores["ents_f"] == 0
     assert scores["string_set_f"] > 0.99
+
+
+def test_answers_count_as_strings_wherever_they_stand():
+    """As in the released evaluator: "Grace" stands in no text, and counts against the model."""
+    nlp = spacy.blank("en")
+    model = {"@llm_models": "test.AdaAndGrace.v1"}
+    scorer = {"@scorers": "spacy-universalner.StringSetScorer.v1"}
+    registries.llm_models("test.AdaAndGrace.v1", func=lambda: answer_ada_and_grace)
+    config = {"labels": ["person"], "model": model, "scorer": scorer}
+    nlp.add_pipe("universal_ner", name="asked", config=config)
+    golds = [nlp.make_doc("Ada ran ."), nlp.make_doc("Nobody ran .")]
+    golds[0].set_ents([Span(golds[0], 0, 1, "person")])
+    golds[1].set_ents([])
+    scores = nlp.evaluate([Example(nlp.make_doc(gold.text), gold) for gold in golds])
+    assert scores["ents_f"] == 1
+    assert scores["string_set_p"] == 1 / (4 + 1e-10)
+    assert scores["string_set_r"] == 1 / (1 + 1e-10)
+
+
+def answer_ada_and_grace(prompts):
+    return [['["Ada", "Grace"]' for _ in group] for group in prompts]
 
 
 def test_without_gold_annotation_there_are_no_string_sets():

@@ -6,8 +6,11 @@ import json
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
+from spacy_universalner.data.readers import write_conversations
 from spacy_universalner.evaluation.metrics import count_strings, total
+from spacy_universalner.evaluation.provenance import checksum
 from spacy_universalner.ty import Conversation, Question
 from spacy_universalner.universal_ner.finetune import METRICS_FILE, finetune
 from spacy_universalner.universal_ner.finetune_data import (
@@ -51,6 +54,55 @@ def test_any_causal_model_learns_and_loads_again(folder, tmp_path, attend):
     tuned, tokenizer = load(tmp_path)
     (row,), _ = encode_conversation(tokenizer, conversations(1)[0])
     assert tuned(torch.tensor([row["input_ids"]])).logits.shape[-1] == len(tokenizer)
+
+
+def test_what_a_run_depends_on_is_told(tiny_llama, tmp_path):
+    path = tmp_path / "conversations.jsonl"
+    write_conversations(path, conversations(2))
+    finetune(make_settings(), str(tiny_llama), conversations(2), tmp_path / "out", data=[path])
+    metrics = json.loads((tmp_path / "out" / METRICS_FILE).read_text())
+    assert metrics["student"] == str(tiny_llama)
+    assert metrics["settings"]["training"]["learning_rate"] == 5e-3
+    assert metrics["settings"]["data"]["template"] == "train"
+    assert metrics["provenance"]["data"] == {str(path): checksum(path)}
+
+
+def test_a_logger_that_is_not_there_is_named_before_any_work(tmp_path):
+    settings = make_settings({"report_to": "slate"})
+    with pytest.raises(
+        ValueError, match=r"report_to = 'slate' in \[training\]: that logger is not"
+    ):
+        finetune(settings, "no-such-student", conversations(2), tmp_path)
+
+
+class Remembers(TrainerCallback):
+    """A logger as a user may have one."""
+
+    def __init__(self):
+        self.logged = []
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.logged.append((state.global_step, logs))
+
+
+def test_a_logger_of_ones_own_gets_every_step(tiny_llama, tmp_path):
+    logger = Remembers()
+    student = str(tiny_llama)
+    metrics = finetune(make_settings(), student, conversations(4), tmp_path, callbacks=[logger])
+    steps = [(step, logs["loss"]) for step, logs in logger.logged if "loss" in logs]
+    assert steps == [(each["step"], each["loss"]) for each in metrics["log"] if "loss" in each]
+    assert [step for step, _ in steps] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_bert_decoder"])
+def test_recomputed_activations_change_nothing(request, name, tmp_path):
+    student = str(request.getfixturevalue(name))
+    losses = []
+    for recomputed in (False, True):
+        settings = make_settings({"gradient_checkpointing": recomputed}, attend="question")
+        metrics = finetune(settings, student, conversations(4), tmp_path / f"{recomputed}")
+        losses.append([entry["loss"] for entry in metrics["log"] if "loss" in entry])
+    assert losses[0] == losses[1]
 
 
 def test_metrics_count_the_tokens_that_were_trained_on(tiny_gpt2, tmp_path):
