@@ -12,6 +12,7 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 
 import torch
 import typer
@@ -22,7 +23,7 @@ from transformers import get_linear_schedule_with_warmup
 from spacy_universalner.data.readers import read_passages
 from spacy_universalner.evaluation.provenance import machine
 from spacy_universalner.nuner.backbone import load_encoder
-from spacy_universalner.nuner.batches import tokenize_passage
+from spacy_universalner.nuner.batches import plan_batches, tokenize_passage
 from spacy_universalner.nuner.pretrain import freeze_bottom, pretrain, split_passages
 from spacy_universalner.nuner.pretrain_settings import PretrainSettings, read_settings
 from spacy_universalner.precision import computes_in_bfloat16
@@ -32,8 +33,13 @@ RESULTS = Path(__file__).with_suffix(".json")
 TABLE = Path(__file__).with_suffix(".md")
 
 
-def plain_loop(passages: list[Passage], settings: PretrainSettings) -> dict:
-    """The loop that one writes first."""
+def plain_loop(
+    passages: list[Passage], settings: PretrainSettings, *, shuffle: bool = False
+) -> dict:
+    """The loop that one writes first; validated on the same batches as ours.
+
+    shuffle (bool): Draw the order of the texts anew in every epoch, in place of the corpus' own.
+    """
     torch.manual_seed(settings.seed)
     text_encoder, tokenizer = load_encoder(settings.encoder)
     concept_encoder, _ = load_encoder(settings.encoder)
@@ -80,10 +86,13 @@ def plain_loop(passages: list[Passage], settings: PretrainSettings) -> dict:
     steps = settings.epochs * len(batches(train))
     scheduler = get_linear_schedule_with_warmup(optimizer, round(settings.warmup * steps), steps)
     history, seconds = [], 0.0
+    lengths = [len(tokenize_passage(each, tokenizer, settings.max_length).ids) for each in dev]
+    planned = plan_batches(lengths, settings.batch_size, Random(settings.seed))
     for epoch in tqdm(range(settings.epochs), desc="Plain loop", unit="epoch"):
         clock = time.perf_counter()
         losses = []
-        for batch in batches(train):
+        order = Random(f"{settings.seed} {epoch}")
+        for batch in batches(order.sample(train, len(train)) if shuffle else train):
             loss = loss_of(batch)
             loss.backward()
             optimizer.step()
@@ -92,7 +101,7 @@ def plain_loop(passages: list[Passage], settings: PretrainSettings) -> dict:
             losses.append(float(loss))
         seconds += time.perf_counter() - clock
         with torch.no_grad():
-            dev_losses = [float(loss_of(batch)) for batch in batches(dev)]
+            dev_losses = [float(loss_of([dev[i] for i in indices])) for indices in planned]
         history.append(
             {
                 "epoch": epoch + 1,
