@@ -54,15 +54,15 @@ TEXTS = [
 ]
 
 
-def byte_level_tokenizer(end: str = "<|endoftext|>") -> Tokenizer:
-    """Byte-level BPE as GPT-2 and GPT-NeoX have it."""
+def byte_level_tokenizer(*specials: str) -> Tokenizer:
+    """Byte-level BPE as GPT-2, GPT-NeoX, RoBERTa and ModernBERT have it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
         vocab_size=600,
-        special_tokens=[end],
+        special_tokens=list(specials),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -150,7 +150,7 @@ def make_llama(folder: Path, seed: int = 0) -> Path:
 
 
 def make_gpt2(folder: Path, seed: int = 0) -> Path:
-    tokenizer = GPT2TokenizerFast(tokenizer_object=byte_level_tokenizer())
+    tokenizer = GPT2TokenizerFast(tokenizer_object=byte_level_tokenizer("<|endoftext|>"))
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=len(tokenizer),
@@ -166,7 +166,7 @@ def make_gpt2(folder: Path, seed: int = 0) -> Path:
 
 
 def make_neox(folder: Path, seed: int = 0) -> Path:
-    tokenizer = GPTNeoXTokenizerFast(tokenizer_object=byte_level_tokenizer())
+    tokenizer = GPTNeoXTokenizerFast(tokenizer_object=byte_level_tokenizer("<|endoftext|>"))
     torch.manual_seed(seed)
     config = GPTNeoXConfig(
         vocab_size=len(tokenizer),

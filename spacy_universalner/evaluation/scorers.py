@@ -70,7 +70,7 @@ def score_string_sets(
     examples: Iterable[Example],
     *,
     spans_key: str | None = None,
-    component: str | None = None,
+    component: str = "",
     **_: Any,
 ) -> dict[str, Any]:
     """Scores of `score_entities`, and the released UniversalNER evaluator's beside them.
@@ -83,7 +83,7 @@ def score_string_sets(
     examples (Iterable[Example]): Predicted and gold documents; those without gold annotation are
         left out.
     spans_key (str | None): The span group to score, where a document has it; `doc.ents` if not.
-    component (str | None): Name of the component, under which `doc.user_data` has its answers.
+    component (str): Name of the component, under which `doc.user_data` may have its answers.
     RETURNS (dict[str, Any]): What `score_entities` returns, and `string_set_p`, `string_set_r`,
         `string_set_f`, `string_set_per_type`; None without gold annotation.
     """

@@ -254,7 +254,7 @@ def finetune(
             f"minutes = {settings.budget.minutes} in [budget] with {arguments.world_size} "
             "processes: each would stop by a clock of its own. Leave [budget] out."
         )
-    check_loggers(arguments.report_to)
+    check_loggers(cast("list[str]", arguments.report_to))
     set_seed(arguments.seed)
     try:
         tokenizer = AutoTokenizer.from_pretrained(student)

@@ -6,15 +6,21 @@ import re
 
 import numpy as np
 import pytest
+from typer import Typer
+from typer.testing import CliRunner
 
+from scripts import concept_map
 from scripts.concept_map import read_pretraining
+from spacy_universalner.data.readers import write_passages
 from spacy_universalner.evaluation.concept_map import (
     ConceptMap,
     draw_image,
     draw_page,
     make_concept_map,
 )
-from spacy_universalner.nuner.pretrain import METRICS_FILE
+from spacy_universalner.nuner.pretrain import METRICS_FILE, pretrain
+from spacy_universalner.nuner.pretrain_settings import PretrainSettings
+from spacy_universalner.ty import Mention, Passage
 
 MAP = ConceptMap(
     names=["person", "</script><b>city</b>", "fleuve é"],
@@ -43,6 +49,8 @@ def test_page_holds_all_concepts_and_loads_nothing():
     assert rows[2][5:] == [0, 0, 255]
     assert page.count("</script>") == 1
     assert "3 concepts of &lt;corpus&gt;" in page
+    assert '<input id="search" type="search"' in page
+    assert 'search.addEventListener("input"' in page
     assert not re.search(r"(?:src|href)\s*=", page)
     assert "http" not in page
 
@@ -83,3 +91,25 @@ def test_a_folder_without_a_concept_encoder_is_named(tmp_path):
 def test_missing_umap_is_named_with_its_extra():
     with pytest.raises(ImportError, match=r"pip install 'spacy-universalner\[map\]'"):
         make_concept_map({"a": 1}, np.zeros((1, 2)))
+
+
+def test_a_map_is_drawn_of_what_pre_training_leaves(tmp_path, tiny_bert):
+    """Or, without UMAP, the script ends with what is missing, and with no page."""
+    labels = ["person"] * 50 + [f"type {i}" for i in range(30)]
+    passages = [
+        Passage(f"{i}", "Ada ran", (Mention(0, 3, label),)) for i, label in enumerate(labels)
+    ]
+    write_passages(tmp_path / "corpus.jsonl", passages)
+    settings = PretrainSettings(encoder=str(tiny_bert), epochs=1, batch_size=8)
+    pretrain(passages, tmp_path / "encoder", settings, progress=False)
+    page = tmp_path / "map.html"
+    script = Typer()
+    script.command()(concept_map.main)
+    arguments = [tmp_path / "encoder", tmp_path / "corpus.jsonl", page]
+    result = CliRunner().invoke(script, list(map(str, arguments)))
+    if importlib.util.find_spec("umap") is None:
+        assert result.exit_code == 1 and not page.exists()
+        assert "spacy-universalner[map]" in "".join(result.output.split())
+    else:
+        assert result.exit_code == 0, result.output
+        assert '["person", 50, ' in page.read_text("utf8")

@@ -34,8 +34,7 @@ SIZES = {
 
 def byte_level(first: str, last: str, pad: str) -> PreTrainedTokenizerFast:
     """RoBERTa's and ModernBERT's: a word and the space before it are one token."""
-    tokenizer = tiny.byte_level_tokenizer(end=last)
-    tokenizer.add_special_tokens([first, pad])
+    tokenizer = tiny.byte_level_tokenizer(first, pad, last)
     ids = {token: tokenizer.token_to_id(token) for token in (first, last)}
     tokenizer.post_processor = processors.RobertaProcessing(
         (last, ids[last]), (first, ids[first]), trim_offsets=True, add_prefix_space=False
