@@ -31,6 +31,7 @@ from spacy_universalner.data.readers import (
 from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.evaluation.results import Prediction, make_results
 from spacy_universalner.ty import Mention, Passage
+from spacy_universalner.universal_ner.component import UniversalNER
 
 Item = TypeVar("Item")
 
@@ -161,10 +162,8 @@ def count_types(conversations: Path) -> Counter[str]:
 
 def asked_words(nlp: Language, component: str) -> Mapping[str, str] | None:
     """For each label of `universal_ner` what is asked; None for other pipelines."""
-    if not nlp.has_pipe(component):
-        return None
-    labels: Mapping[str, str] | None = nlp.get_pipe(component).questions.labels
-    return labels
+    pipe = nlp.get_pipe(component) if nlp.has_pipe(component) else None
+    return pipe.questions.labels if isinstance(pipe, UniversalNER) else None
 
 
 def draw_types(

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import srsly
 from weasel.cli.assets import project_assets
 from weasel.cli.run import project_run
 from weasel.util import load_project_config
+
+from tests.evaluation.project import run
 
 ROOT = Path(__file__).parent.parent
 PROJECT = load_project_config(ROOT)
@@ -109,10 +112,8 @@ def test_all_runs_from_the_assets_to_the_report(tmp_path, tiny_bert, tiny_llama)
 
 
 @pytest.mark.slow
-def test_zero_shot_and_ablate_run_on_a_folder_of_ones_own(tmp_path, tiny_llama):
-    for name in ("configs", "scripts"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "project.yml", tmp_path)
+def test_zero_shot_and_ablate_run_on_a_folder_of_ones_own(tmp_path, tiny_llama, monkeypatch):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
     for name in ("gold_train", "gold_test"):
         rows = (ROOT / "assets" / f"{name}.jsonl").read_text(encoding="utf8").splitlines()[:3]
         (tmp_path / "assets").mkdir(exist_ok=True)
@@ -137,8 +138,12 @@ def test_zero_shot_and_ablate_run_on_a_folder_of_ones_own(tmp_path, tiny_llama):
         "vars.ablation_texts": 4,
         "vars.seeds": 1,
     }
-    for command in ("zero-shot", "ablate"):
-        project_run(tmp_path, command, overrides=overrides, capture=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    for command in load_project_config(ROOT, overrides=overrides)["commands"]:
+        if command["name"] in ("zero-shot", "ablate"):
+            for line in command["script"]:
+                run(line)
     table = (tmp_path / "metrics" / "zero_shot" / "zero_shot.md").read_text(encoding="utf8")
     assert "| UniNER-7B (published) | string sets | 53.5 | 53.5 |" in table
     table = (tmp_path / "metrics" / "ablations" / "ablations.md").read_text(encoding="utf8")

@@ -81,8 +81,8 @@ class Checkpoint:
         if self.accelerator.is_main_process:
             self.path.replace(aside)
             warnings.warn(
-                f"{self.path} is of a run with other settings or passages, and is {aside} now. To "
-                "go on with that run, give it its name back; else delete it.",
+                f"{self.path} is of a run with other settings, texts, probe or weights, and is "
+                f"{aside} now. To go on with that run, give it its name back; else delete it.",
                 stacklevel=2,
             )
         return None

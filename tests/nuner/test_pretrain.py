@@ -113,7 +113,7 @@ def test_a_checkpoint_of_other_settings_is_put_aside(settings, tmp_path):
     with pytest.raises(InterruptedError):
         run.run()
     kept = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.warns(UserWarning, match="is of a run with other settings or passages, and is"):
+    with pytest.warns(UserWarning, match="other settings, texts, probe or weights, and is"):
         pretrain(make_passages(), tmp_path, replace(settings, epochs=1))
     (aside,) = tmp_path.glob("checkpoint*")
     assert aside.name == f"checkpoint-{run.fingerprint[:8]}.pt" and aside.read_bytes() == kept

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 
 import pytest
 import torch
@@ -141,22 +141,32 @@ def test_time_spent_before_a_checkpoint_counts(tiny_llama, tmp_path):
     assert metrics["steps"] == 3
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(tiny_llama, tmp_path):
-    path = tmp_path / "conversations.jsonl"
+@pytest.fixture(scope="module")
+def two_processes(tiny_llama, tmp_path_factory):
+    """A run of two processes: its output, and what to call the script with to repeat it."""
+    folder = tmp_path_factory.mktemp("two-processes")
+    path = folder / "conversations.jsonl"
     write_conversations(path, [CONVERSATION, *conversations(7)])
+    arguments = [ROOT / "configs/test/finetune_mini.cfg", tiny_llama, path]
     options = ["--training.bf16", "false", "--training.logging_steps", "1"]
     options += ["--training.max_steps", "4", "--training.learning_rate", "5e-3"]
-    options += ["--training.per_device_train_batch_size"]
-    arguments = [str(ROOT / "configs/test/finetune_mini.cfg"), str(tiny_llama), str(path)]
-    alone = CliRunner().invoke(
-        finetune_universal_ner.app, [*arguments, str(tmp_path / "1"), *options, "4"]
-    )
-    assert alone.exit_code == 0, alone.output
-    command = ["scripts.finetune_universal_ner", *arguments, tmp_path / "2", *options, 2]
+    options += ["--training.save_strategy", "steps", "--training.save_steps", "2"]
+    options += ["--training.per_device_train_batch_size", "2"]
+    command = ["scripts.finetune_universal_ner", *arguments, folder / "tuned", *options]
     printed = launch(2, "tests.watched", *command)
     assert printed.count("threads left: []") == 2
-    one, two = (json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in "12")
+    assert printed.count("tuned, details in") == 1  # one of them speaks
+    return folder / "tuned", arguments, options
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(two_processes, tmp_path):
+    tuned, arguments, options = two_processes
+    command = [*arguments, tmp_path / "alone", *options[:-1], 4]
+    alone = CliRunner().invoke(finetune_universal_ner.app, list(map(str, command)))
+    assert alone.exit_code == 0, alone.output
+    folders = tmp_path / "alone", tuned
+    one, two = (json.loads((folder / METRICS_FILE).read_text()) for folder in folders)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["tokens"] == two["tokens"]
     for run in (one, two):
@@ -165,29 +175,26 @@ def test_two_processes_train_as_one(tiny_llama, tmp_path):
         assert [entry.get(name) for entry in two["log"][:-1]] == pytest.approx(
             [entry.get(name) for entry in one["log"][:-1]], abs=2e-4
         )
-    first, second = (load(tmp_path / name)[0].state_dict() for name in "12")
+    first, second = (load(folder)[0].state_dict() for folder in folders)
     for name, weight in first.items():
         assert torch.allclose(weight, second[name], atol=1e-4), name
 
 
 @pytest.mark.slow
-def test_two_processes_resume_to_the_same_end(tiny_llama, tmp_path):
-    path = tmp_path / "conversations.jsonl"
-    write_conversations(path, conversations(8))
-    arguments = [ROOT / "configs/test/finetune_mini.cfg", tiny_llama, path, tmp_path / "tuned"]
-    arguments += ["--training.bf16", "false", "--training.logging_steps", "1"]
-    arguments += ["--training.max_steps", "4", "--training.per_device_train_batch_size", "2"]
-    arguments += ["--training.save_strategy", "steps", "--training.save_steps", "2", "--resume"]
+def test_two_processes_resume_to_the_same_end(two_processes, tmp_path):
+    tuned, arguments, options = two_processes
+    copytree(tuned, tmp_path / "resumed")
+    rmtree(tmp_path / "resumed" / "checkpoint-4")
+    command = [*arguments, tmp_path / "resumed", *options, "--resume"]
+    output = launch(2, "scripts.finetune_universal_ner", *command)
+    assert output.count("tuned, details in") == 1
     losses, weights, tokens = [], [], []
-    for _ in range(2):
-        output = launch(2, "scripts.finetune_universal_ner", *arguments)
-        assert output.count("tuned, details in") == 1  # one of them speaks
-        metrics = json.loads((tmp_path / "tuned" / METRICS_FILE).read_text())
+    for folder in (tuned, tmp_path / "resumed"):
+        metrics = json.loads((folder / METRICS_FILE).read_text())
         assert metrics["loss"] == metrics["log"][3]["loss"]
         losses.append([entry.get("loss") for entry in metrics["log"]])
-        weights.append(load(tmp_path / "tuned")[0].state_dict())
+        weights.append(load(folder)[0].state_dict())
         tokens.append(metrics["tokens"])
-        rmtree(tmp_path / "tuned" / "checkpoint-4")
     # Two epochs of two steps, of which the second run has taken the second alone
     assert tokens[0] == 2 * tokens[1]
     assert losses[0] == losses[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from spacy.language import Language
-from spacy.tokens import Doc, DocBin
+from spacy.tokens import Doc
 
 from ...alignment import locate
 from ...ty import Conversation, Extraction, Passage, Question, Reject
@@ -19,6 +19,7 @@ from ..readers import (
     passage_from_dict,
     passages_to_docbin,
     read_conversations,
+    read_docs,
     read_passages,
     read_rows,
     write_conversations,
@@ -125,9 +126,9 @@ class Converter:
             case "passages":
                 passages = read_passages(path)
             case "spacy":
-                docs = DocBin().from_disk(path).get_docs(self.nlp.vocab)
                 passages = (
-                    self._read_doc(doc, f"{path.stem}-{i}") for i, doc in enumerate(docs, start=1)
+                    self._read_doc(doc, f"{path.stem}-{i}")
+                    for i, doc in enumerate(read_docs(path), start=1)
                 )
             case "conll":
                 passages = read_conll(path, tags=self.tags)
