@@ -101,12 +101,15 @@ def plain_loop(
             losses.append(float(loss))
         seconds += time.perf_counter() - clock
         with torch.no_grad():
-            dev_losses = [float(loss_of([dev[i] for i in indices])) for indices in planned]
+            dev_losses = [
+                float(loss_of([dev[i] for i in indices])) * sum(lengths[i] for i in indices)
+                for indices in planned
+            ]
         history.append(
             {
                 "epoch": epoch + 1,
                 "loss": sum(losses) / len(losses),
-                "dev_loss": sum(dev_losses) / len(dev_losses),
+                "dev_loss": sum(dev_losses) / sum(lengths),
             }
         )
     words = sum(len(passage.text.split()) for passage in train)

@@ -60,7 +60,7 @@ nlp.add_pipe("nuner", config={{"model": {{"tok2vec": {{
 {values}
 ```
 
-Binary cross-entropy, mean over tokens and concepts of a batch, and macro-F1 of the frozen
+Binary cross-entropy, mean over tokens and the concepts of their batch, and macro-F1 of the frozen
 few-shot probe where there was one; the weights are those after epoch {metrics["kept_epoch"]}:
 
 | epoch | training | validation | probe |

@@ -272,15 +272,18 @@ class Pretrainer:
     def _losses(
         self, model: torch.nn.Module, collator: Collator, order: random.Random
     ) -> Iterator[Tensor]:
-        """This process's share of the mean cross-entropy of each batch of one pass."""
+        """This process's share of the mean cross-entropy of each batch of one pass.
+
+        Over a batch's concepts it is a mean, over its tokens a sum divided by the tokens of a batch
+        on average: texts of like length stand together, and tokens of short ones would count more.
+        """
         lengths = [len(passage.ids) for passage in collator.passages]
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        for indices in plan_batches(lengths, self.settings.batch_size, order):
+        batches = plan_batches(lengths, self.settings.batch_size, order)
+        for indices in batches:
             batch = collator(indices, order, rank, ranks).to(self.accelerator.device)
-            pairs = sum(lengths[index] for index in indices) * sum(
-                len(group.values) for group in batch.concepts
-            )
-            yield model(batch) / max(pairs, 1)
+            concepts = sum(len(group.values) for group in batch.concepts)
+            yield model(batch) * len(batches) / (sum(lengths) * max(concepts, 1))
 
     def _mean(self, losses: list[Tensor]) -> float:
         """Mean over the batches of the losses that all processes share."""
