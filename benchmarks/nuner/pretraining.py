@@ -22,9 +22,9 @@ from transformers import get_linear_schedule_with_warmup
 
 from spacy_universalner.data.readers import read_passages
 from spacy_universalner.evaluation.provenance import machine
-from spacy_universalner.nuner.backbone import load_encoder
+from spacy_universalner.nuner.backbone import freeze_bottom, load_encoder
 from spacy_universalner.nuner.batches import plan_batches, tokenize_passage
-from spacy_universalner.nuner.pretrain import freeze_bottom, pretrain, split_passages
+from spacy_universalner.nuner.pretrain import pretrain, split_passages
 from spacy_universalner.nuner.pretrain_settings import PretrainSettings, read_settings
 from spacy_universalner.precision import computes_in_bfloat16
 from spacy_universalner.ty import Passage

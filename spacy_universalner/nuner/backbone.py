@@ -70,6 +70,19 @@ def freeze_layers(model: PreTrainedModel, freeze: Freeze) -> None:
         layer.requires_grad_(True)
 
 
+def freeze_bottom(encoder: PreTrainedModel, fraction: float) -> int:
+    """Exclude the embeddings and the bottom layers from training (NuNER 3.3: the bottom half).
+
+    encoder (PreTrainedModel): Changed in place.
+    fraction (float): Share of the layers, rounded down. With none of them frozen the embeddings
+        are trained as well.
+    RETURNS (int): How many layers are frozen.
+    """
+    number = int(fraction * len(transformer_layers(encoder)))
+    freeze_layers(encoder, number or "none")
+    return number
+
+
 def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The stack of layers of an encoder, whatever its class calls it.
 

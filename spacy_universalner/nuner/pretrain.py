@@ -29,7 +29,7 @@ from ..budget import TimeBudget
 from ..evaluation.provenance import provenance
 from ..precision import choose_precision
 from ..ty import Passage
-from .backbone import freeze_layers, load_encoder, max_length, transformer_layers
+from .backbone import freeze_bottom, load_encoder, max_length
 from .batches import Collator, Rows, plan_batches, tokenize_passage
 from .checkpoint import Checkpoint, fingerprint, load_parameters, trained_parameters
 from .contrastive import (
@@ -64,19 +64,6 @@ def split_passages(
     held_out = set(random.Random(seed).sample(range(len(passages)), number))
     train = [passage for index, passage in enumerate(passages) if index not in held_out]
     return train, [passages[index] for index in sorted(held_out)]
-
-
-def freeze_bottom(encoder: PreTrainedModel, fraction: float) -> int:
-    """Exclude the embeddings and the bottom layers from training (NuNER 3.3: the bottom half).
-
-    encoder (PreTrainedModel): Changed in place.
-    fraction (float): Share of the layers, rounded down. With none of them frozen the embeddings
-        are trained as well.
-    RETURNS (int): How many layers are frozen.
-    """
-    number = int(fraction * len(transformer_layers(encoder)))
-    freeze_layers(encoder, number or "none")
-    return number
 
 
 class Pretrainer:

@@ -1,13 +1,8 @@
 """Pre-training runs: settings, export, repeatability, kill and resume, several processes."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,23 +11,18 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
 from transformers import AutoModel, AutoTokenizer, ElectraConfig, ElectraModel
-from typer.testing import CliRunner
 
-from scripts import pretrain_nuner
-from spacy_universalner.data.readers import write_passages
-from spacy_universalner.evaluation.provenance import checksum
+from spacy_universalner.nuner.backbone import freeze_bottom
 from spacy_universalner.nuner.pretrain import (
     CONCEPT_ENCODER,
     METRICS_FILE,
     Pretrainer,
-    freeze_bottom,
     pretrain,
     split_passages,
 )
-from spacy_universalner.nuner.pretrain_settings import PretrainSettings, read_settings
+from spacy_universalner.nuner.pretrain_settings import PretrainSettings
 from spacy_universalner.nuner.probe import FewShotProbe
 from spacy_universalner.ty import Mention, Passage
-from tests.processes import launch
 
 ROOT = Path(__file__).parents[2]
 NAMES = {"person": ["Marie", "Pierre", "Barack"], "city": ["Paris", "Washington", "Aarhus"]}
@@ -53,20 +43,19 @@ def make_passages(number=40):
     return passages
 
 
+def make_settings(encoder):
+    return PretrainSettings(
+        encoder=str(encoder), epochs=3, batch_size=8, learning_rate=5e-3, dropout=False
+    )
+
+
 @pytest.fixture
 def settings(tiny_bert):
-    return PretrainSettings(
-        encoder=str(tiny_bert), epochs=3, batch_size=8, learning_rate=5e-3, dropout=False
-    )
+    return make_settings(tiny_bert)
 
 
 def weights(folder):
     return AutoModel.from_pretrained(folder, add_pooling_layer=False).state_dict()
-
-
-def test_the_papers_settings_are_the_defaults():
-    found = read_settings(ROOT / "configs" / "pretrain_paper.cfg")
-    assert found == PretrainSettings(precision="auto")
 
 
 def test_synonyms_change_the_loss(settings, tmp_path):
@@ -156,54 +145,6 @@ def test_a_logger_gets_steps_and_epochs(settings, tmp_path):
     ]
     ((step, values),) = ((s, v) for s, v in tracker.logged if "learning_rate" in v)
     assert step == 10 and 0 < values["learning_rate"] < settings.learning_rate
-
-
-def test_a_logger_that_is_not_there_is_named(settings):
-    message = "log_with = 'slate' is not possible: expected '' or a logger whose package"
-    with pytest.raises(ValueError, match=message):
-        replace(settings, log_with="slate")
-
-
-@pytest.mark.parametrize("folder", ["configs", "configs/test"])
-def test_the_projects_settings_are_complete(folder):
-    text = (ROOT / folder / "pretrain_mini.cfg").read_text()
-    for name in asdict(PretrainSettings()):
-        assert f"\n{name} = " in text, name
-    read_settings(ROOT / folder / "pretrain_mini.cfg")
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("epoch = 3", r"has no setting 'epoch'\. Known settings: encoder, seed"),
-        ("minutes = -1", r"minutes = -1\.0 is not possible: expected at least 0"),
-        ("mask_similar = 2.0", r"mask_similar = 2\.0 is not possible: expected 0 for none"),
-        ("epochs = 0", r"epochs = 0 is not possible: expected at least 1"),
-        ("epochs = 2.5", r"epochs = 2\.5 in .* is a float, expected a int"),
-        ('learning_rate = "low"', r"learning_rate = 'low' in .* is a str, expected a float"),
-        ("frozen = 1.0", r"frozen = 1\.0 is not possible: expected at least 0 and less than 1"),
-        ('pooling = "max"', r"pooling = 'max' is not possible: expected 'mean' or 'first'"),
-    ],
-)
-def test_bad_settings_are_named(tmp_path, line, message):
-    path = tmp_path / "pretrain.cfg"
-    path.write_text(f"[pretraining]\n{line}\n")
-    with pytest.raises(ValueError, match=message):
-        read_settings(path)
-
-
-def test_other_sections_are_refused(tmp_path):
-    path = tmp_path / "pretrain.cfg"
-    path.write_text("[training]\nepochs = 3\n")
-    with pytest.raises(ValueError, match=r"sections \['training'\], expected one: \[pretraining\]"):
-        read_settings(path)
-
-
-def test_settings_can_be_overridden(tmp_path):
-    path = tmp_path / "pretrain.cfg"
-    path.write_text("[pretraining]\nlearning_rate = 1\n")
-    found = read_settings(path, {"pretraining.epochs": 4})
-    assert found == PretrainSettings(learning_rate=1.0, epochs=4)
 
 
 def test_split_holds_out_a_share_by_seed():
@@ -375,94 +316,3 @@ def test_keeping_the_best_needs_something_to_judge_by(tmp_path, settings):
         pretrain(make_passages(), tmp_path, replace(settings, keep="probe"), progress=False)
     with pytest.raises(ValueError, match=r"keep = 'dev_loss' is not possible: expected 'last'"):
         replace(settings, keep="dev_loss", dev_fraction=0.0)
-
-
-def run_script(arguments):
-    """The script in this process."""
-    result = CliRunner().invoke(pretrain_nuner.app, list(map(str, arguments)))
-    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-    return result.output
-
-
-def write_inputs(folder, settings):
-    """The script's settings and a corpus in `folder`."""
-    write_passages(folder / "corpus.jsonl", make_passages(160))
-    values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in asdict(settings).items())
-    (folder / "pretrain.cfg").write_text(f"[pretraining]\n{values}\n")
-    return [folder / "pretrain.cfg", folder / "corpus.jsonl"]
-
-
-def test_sentences_of_longer_passages_are_read_too(tmp_path, settings):
-    inputs = write_inputs(tmp_path, replace(settings, epochs=1))
-    text = "Ada met Charles. Nobody spoke. Ada left Turin. In"
-    found = [("Ada", 0, "person"), ("Ada", 31, "person"), ("Turin. In", 40, "place")]
-    mentions = tuple(Mention(at, at + len(name), label) for name, at, label in found)
-    assert all(text.startswith(name, at) for name, at, _ in found)
-    write_passages(tmp_path / "long.jsonl", [Passage("long", text, mentions)])
-    output = tmp_path / "trained"
-    told = " ".join(run_script([*inputs, output, "--also", tmp_path / "long.jsonl"]).split())
-    assert "2 sentences; left out are 2 without a mention, and 1 of 3 mentions" in told
-    metrics = json.loads((output / METRICS_FILE).read_text())
-    assert sum(metrics["passages"].values()) == 160 + 2
-    assert metrics["concepts"] == 2  # person and city: "place" stood in no single sentence
-    files = [tmp_path / "corpus.jsonl", tmp_path / "long.jsonl"]
-    assert metrics["provenance"]["data"] == {str(path): checksum(path) for path in files}
-    assert f"`{files[1]}`, sha256 `{checksum(files[1])}`" in (output / "README.md").read_text()
-
-
-def test_a_probe_of_ones_own_files_keeps_the_best_epoch(tmp_path, settings):
-    inputs = write_inputs(tmp_path, replace(settings, epochs=2, keep="probe"))
-    write_passages(tmp_path / "probe.jsonl", make_passages(20))
-    probe = ["--probe-train", tmp_path / "probe.jsonl", "--probe-k", 2]
-    done = CliRunner().invoke(
-        pretrain_nuner.app, [str(each) for each in (*inputs, tmp_path / "out", *probe)]
-    )
-    assert done.exit_code == 1 and "both --probe-train and --probe-dev" in done.output
-    run_script([*inputs, tmp_path / "out", *probe, "--probe-dev", tmp_path / "probe.jsonl"])
-    metrics = json.loads((tmp_path / "out" / METRICS_FILE).read_text())
-    scores = [epoch["probe"] for epoch in metrics["epochs"]]
-    assert len(scores) == 2 and scores[metrics["kept_epoch"] - 1] == max(scores)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_result_it_would_have_had(tmp_path, settings):
-    settings = replace(settings, dropout=True, epochs=12)
-    inputs = write_inputs(tmp_path, settings)
-    run_script([*inputs, tmp_path / "whole"])
-
-    killed = tmp_path / "killed"
-    line = [sys.executable, "-m", "scripts.pretrain_nuner", *inputs, killed]
-    process = subprocess.Popen(line, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while not (killed / "checkpoint.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (killed / METRICS_FILE).exists()
-    done = len(torch.load(killed / "checkpoint.pt")["history"])
-    assert 0 < done < settings.epochs
-    run_script([*inputs, killed])
-
-    first, second = weights(tmp_path / "whole"), weights(killed)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    metrics = [
-        json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in ("whole", "killed")
-    ]
-    assert metrics[0]["epochs"] == metrics[1]["epochs"]
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path, settings):
-    inputs = write_inputs(tmp_path, settings)
-    run_script([*inputs, tmp_path / "one"])
-    module = ("tests.watched", "scripts.pretrain_nuner")
-    printed = launch(2, *module, *inputs, tmp_path / "two")
-    assert printed.count("threads left: []") == 2
-    assert printed.count("pre-trained, details in") == 1  # one of them speaks
-    metrics = [json.loads((tmp_path / name / METRICS_FILE).read_text()) for name in ("one", "two")]
-    assert [each["processes"] for each in metrics] == [1, 2]
-    for one, two in zip(metrics[0]["epochs"], metrics[1]["epochs"], strict=True):
-        assert one == pytest.approx(two, rel=1e-3)
-    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-2)
