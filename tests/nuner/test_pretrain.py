@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +23,6 @@ from spacy_universalner.nuner.pretrain_settings import PretrainSettings
 from spacy_universalner.nuner.probe import FewShotProbe
 from spacy_universalner.ty import Mention, Passage
 
-ROOT = Path(__file__).parents[2]
 NAMES = {"person": ["Marie", "Pierre", "Barack"], "city": ["Paris", "Washington", "Aarhus"]}
 
 
