@@ -23,6 +23,9 @@ from tests.universal_ner.servers.asking import ask, make_model
 
 OK = [answer("[]")]
 
+# How long a request that never ends is waited for; all others have what a busy machine needs.
+PATIENCE = {hang: 1.5, drip: 1.5}
+
 
 def test_completions_sends_the_exact_prompt():
     prompt = build_prompt("Bonn lies on the Rhine.", "river")
@@ -112,7 +115,8 @@ def test_a_redirect_is_not_followed():
 )
 def test_what_may_pass_is_tried_again(behaviours, tries):
     with run({"a": behaviours}) as server:
-        assert ask(server.base_url, ["a"], max_request_time=0.5) == [Answer("[]")]
+        patience = PATIENCE.get(behaviours[0], 60)
+        assert ask(server.base_url, ["a"], max_request_time=patience) == [Answer("[]")]
         assert server.tries() == {"a": tries}
 
 
@@ -129,15 +133,15 @@ def test_what_may_pass_is_tried_again(behaviours, tries):
         (half, 3, "peer closed connection"),
         (reply("<html>"), 3, "the response holds no answer: '<html>'"),
         (reply({"choices": []}), 3, "the response holds no answer: '{\"choices\": []}'"),
-        (hang, 3, "nothing came within max_request_time = 0.3 s"),
-        (drip, 3, "nothing came within max_request_time = 0.3 s"),
+        (hang, 3, "nothing came within max_request_time = 1.5 s"),
+        (drip, 3, "nothing came within max_request_time = 1.5 s"),
     ],
 )
 def test_a_prompt_that_fails_says_why_and_loses_no_neighbour(behaviour, tries, reason):
     documents = [["a", "b"], ["bad"], [], ["c", "bad", "d"]]
     script = {"bad": [behaviour], **{name: [answer(name)] for name in "abcd"}}
     with run(script) as server:
-        model = make_model(server.base_url, max_request_time=0.3)
+        model = make_model(server.base_url, max_request_time=PATIENCE.get(behaviour, 60))
         got = list(model.answer(documents))
         assert server.tries() == {"a": 1, "b": 1, "c": 1, "d": 1, "bad": 2 * tries}
     assert [[each.text for each in document] for document in got] == [
