@@ -5,6 +5,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -64,8 +65,13 @@ class Variant:
         return {"type": "serve", "definition": "definition", "all-in-one": "all_in_one"}[self.ask]
 
 
-# One choice at a time, the others as in the paper: title, and what its rows are called.
-FACTORS = {
+DEFAULTS = asdict(Variant())
+
+# A table: its title, and what its rows are called.
+Table = tuple[str, dict[str, Variant]]
+
+# One choice at a time, the others as in the paper.
+FACTORS: dict[str, Table] = {
     "negatives": (
         "Negative sampling (the layout of Table 4)",
         {
@@ -128,6 +134,9 @@ def main(
     factor: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(FACTORS)}; all by default")
     ] = None,
+    cross: Annotated[
+        bool, typer.Option("--cross", help="One table of every combination of the factors' rows")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant")] = 3,
     texts: Annotated[int, typer.Option(min=1, help="Sentences to train on")] = 1000,
     test_texts: Annotated[int, typer.Option(min=1, help="Texts of each test set at most")] = 60,
@@ -142,9 +151,10 @@ def main(
     for name in chosen:
         if name not in FACTORS:
             msg.fail(f"There is no factor '{name}'. Use one of {', '.join(FACTORS)}.", exits=1)
+    tables = {" x ".join(chosen): combine(chosen)} if cross else {n: FACTORS[n] for n in chosen}
     settings = read_settings(config, parse_config_overrides(ctx.args))
     data = Data(sentences, passages, gold_train, gold_test, definitions, benchmarks)
-    variants = dict.fromkeys(v for name in chosen for v in FACTORS[name][1].values())
+    variants = dict.fromkeys(v for _, rows in tables.values() for v in rows.values())
     made_with = {
         "student": student,
         "weights": folder_checksums(student),
@@ -171,13 +181,26 @@ def main(
     report = {
         "scale": "a scale-down of the paper's experiments",
         "seeds": seeds,
-        "factors": {name: summarize(name, scores) for name in chosen},
+        "factors": {name: summarize(rows, scores) for name, (_, rows) in tables.items()},
         **made_with,
     }
     (output / "ablations.json").write_text(json.dumps(report, indent=2) + "\n", "utf8")
-    (output / "ablations.md").write_text(make_tables(report), "utf8")
-    typer.echo(make_tables(report))
+    page = make_tables(report, {name: title for name, (title, _) in tables.items()})
+    (output / "ablations.md").write_text(page, "utf8")
+    typer.echo(page)
     msg.good(f"{output}/ablations.json, {output}/ablations.md")
+
+
+def combine(factors: list[str]) -> Table:
+    """Every combination of the rows of several factors, which vary different fields."""
+    rows = {}
+    for choices in product(*(FACTORS[name][1].items() for name in factors)):
+        changed: dict[str, Any] = {}
+        for _, variant in choices:
+            fields = asdict(variant)
+            changed |= {key: fields[key] for key in fields if fields[key] != DEFAULTS[key]}
+        rows[", ".join(row for row, _ in choices)] = Variant(**changed)
+    return " x ".join(FACTORS[name][0] for name in factors), rows
 
 
 @dataclass(frozen=True)
@@ -318,9 +341,11 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(one == json.loads(json.dumps(other)))
 
 
-def summarize(factor: str, scores: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Mean and deviation of each row, over the test sets that all rows of the factor have."""
-    rows = {name: scores[variant.name] for name, variant in FACTORS[factor][1].items()}
+def summarize(
+    variants: dict[str, Variant], scores: dict[str, list[dict[str, float]]]
+) -> dict[str, Any]:
+    """Mean and deviation of each row of a table, over the test sets that all its rows have."""
+    rows = {name: scores[variant.name] for name, variant in variants.items()}
     sets = [
         name for name in next(iter(rows.values()))[0] if all(name in r[0] for r in rows.values())
     ]
@@ -339,18 +364,18 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
     return {"mean": statistics.mean(values), "sd": sd, "values": values}
 
 
-def make_tables(report: dict[str, Any]) -> str:
+def make_tables(report: dict[str, Any], titles: dict[str, str]) -> str:
     """The tables in Markdown."""
     lines = [
-        f"String-set F1, mean ± sd over {report['seeds']} seed(s); each row changes one choice of "
-        "the recipe (frequency, type, no name, answers). A scale-down of the paper's experiments: "
+        f"String-set F1, mean ± sd over {report['seeds']} seed(s); what a row does not name is "
+        "the recipe's (frequency, type, no name, answers). A scale-down of the paper's: "
         f"student `{report['student']}`, {report['texts']:,} training sentences, at most "
         f"{report['test_texts']} texts of each test set."
     ]
     for factor, rows in report["factors"].items():
         sets = list(next(iter(rows.values())))
         header = ["Choice", *sets[:-1], "Mean"]
-        lines += ["", f"### {FACTORS[factor][0]}", "", f"| {' | '.join(header)} |"]
+        lines += ["", f"### {titles[factor]}", "", f"| {' | '.join(header)} |"]
         lines.append(f"| --- |{' ---: |' * len(sets)}")
         for row, scores in rows.items():
             cells = (f"{100 * s['mean']:.1f} ± {100 * s['sd']:.1f}" for s in scores.values())

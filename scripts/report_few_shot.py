@@ -23,6 +23,7 @@ from spacy_universalner.evaluation.figures import (
 
 # Systems as `weasel run few-shot` names them, weakest first.
 NAMES = {"base": "base encoder", "closed": "ordinary classifier", "nuner": "NuNER"}
+SIZE_UNIT = "examples of each type"
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -51,7 +52,7 @@ def main(
     runs = {name: frozen["systems"][name]["runs"] for name in NAMES if name in frozen["systems"]}
     figures = {
         "few_shot_mean": draw_learning_curve(
-            {name: mean_points(each) for name, each in runs.items()}, NAMES
+            {name: mean_points(each) for name, each in runs.items()}, NAMES, SIZE_UNIT
         ),
         "few_shot_sets": draw_learning_curves(
             {
@@ -60,11 +61,12 @@ def main(
             },
             NAMES,
             "token macro-F1, %",
+            SIZE_UNIT,
         ),
     }
     if tuned:
         figures["few_shot_fine_tuned"] = draw_learning_curves(
-            fine_tuned_curves(tuned_runs), NAMES, "entity micro-F1, %"
+            fine_tuned_curves(tuned_runs), NAMES, "entity micro-F1, %", SIZE_UNIT
         )
     output.mkdir(parents=True, exist_ok=True)
     for name, svg in figures.items():

@@ -57,12 +57,15 @@ class Point:
         return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
 
-def draw_learning_curve(curves: Mapping[str, Sequence[Point]], names: Mapping[str, str]) -> str:
+def draw_learning_curve(
+    curves: Mapping[str, Sequence[Point]], names: Mapping[str, str], size_unit: str = ""
+) -> str:
     """F1 over training size, one curve for each system (NuNER Figure 7's layout).
 
     curves (Mapping[str, Sequence[Point]]): For each system, named as in `COLOURS`, its points; the
         line joins the means, the bars are standard deviations, the dots single runs.
     names (Mapping[str, str]): How the systems are called.
+    size_unit (str): What training sizes are counted in.
     RETURNS (str): SVG.
     """
     figure, axes = _canvas(9.4, 3.8)
@@ -96,6 +99,7 @@ def draw_learning_curve(curves: Mapping[str, Sequence[Point]], names: Mapping[st
     axes.minorticks_off()
     axes.set_xmargin(0.12)
     axes.set_ylim(0, 1.15 * max([1.0, *(mean for mean, *_ in ends)]))
+    axes.set_xlabel(size_unit)
     axes.set_ylabel("F1, %")
     lowest = float("-inf")
     for mean, size, name, colour in sorted(ends):  # names of close curves are moved apart
@@ -110,6 +114,7 @@ def draw_learning_curves(
     panels: Mapping[str, Mapping[str, Sequence[Point]]],
     names: Mapping[str, str],
     unit: str = "F1, %",
+    size_unit: str = "",
 ) -> str:
     """Learning curves of several data sets side by side (NuNER Figure 13's layout).
 
@@ -117,6 +122,7 @@ def draw_learning_curves(
         `draw_learning_curve`.
     names (Mapping[str, str]): How the systems are called.
     unit (str): What is drawn.
+    size_unit (str): What training sizes are counted in.
     RETURNS (str): SVG.
     """
     figure, first = _canvas(3.2 * len(panels), 3.4)
@@ -135,8 +141,10 @@ def draw_learning_curves(
         ticks = {point.size: point.name for points in curves.values() for point in points}
         axes.set_xscale("log")
         axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.set_xlim(min(ticks) / 1.3, max(ticks) * 1.3)
         axes.minorticks_off()
-        axes.set_ylim(bottom=0)
+        axes.set_xlabel(size_unit)
+    grid[0].set_ylim(bottom=0)  # shared: earlier, it would end the scale at the panels so far
     grid[0].set_ylabel(unit)
     handles, labels = grid[0].get_legend_handles_labels()
     style = {"ncols": len(labels), "frameon": False, "labelcolor": COLOURS["muted"][0]}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts import ablate
-from scripts.ablate import FACTORS, GOLD, PASSAGES, SENTENCES, Data, Variant, summarize
+from scripts.ablate import FACTORS, GOLD, PASSAGES, SENTENCES, Data, Variant, combine, summarize
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["Ada", "Bob", "Eve", "Max", "Ida"]
@@ -72,6 +72,17 @@ def test_each_variant_differs_from_the_paper_in_one_choice() -> None:
             if len({getattr(variant, field) for variant in variants}) > 1
         }
         assert len(differing) == 1, name
+
+
+def test_factors_are_crossed() -> None:
+    title, rows = combine(["negatives", "template", "loss"])
+    assert title == " x ".join(FACTORS[name][0] for name in ("negatives", "template", "loss"))
+    assert len(rows) == 3 * 2 * 2
+    assert len({variant.name for variant in rows.values()}) == len(rows)
+    assert rows["none, with the name, answers and acknowledgement"] == Variant(
+        negatives="none", gold=True, named=True, acknowledgement=True
+    )
+    assert rows["frequency, without the name, answers"] == Variant(gold=True)
 
 
 def test_definitions_are_asked_in_place_of_types(data: Data) -> None:
@@ -155,6 +166,11 @@ def test_tables_have_every_row_and_runs_are_kept(
     arguments += ["--factor", "loss"]
     run()
     assert sum(path.stat().st_mtime_ns > kept[path] for path in kept) == 2
+    arguments += ["--factor", "questions", "--cross"]
+    table = run()
+    assert f"### {FACTORS['loss'][0]} x {FACTORS['questions'][0]}" in table
+    assert "\n| answers and acknowledgement, all-in-one | " in table
+    assert table.count("\n| answers") == 6
 
 
 def test_rows_have_mean_and_deviation_over_the_sets_that_all_have() -> None:
@@ -163,7 +179,7 @@ def test_rows_have_mean_and_deviation_over_the_sets_that_all_have() -> None:
         Variant(ask="definition").name: [{SENTENCES: 0.1, GOLD: 0.3}],
         Variant(ask="all-in-one").name: [{SENTENCES: 0.0, PASSAGES: 0.0, GOLD: 0.0}],
     }
-    rows = summarize("questions", scores)
+    rows = summarize(FACTORS["questions"][1], scores)
     assert list(rows["type"]) == list(rows["definition"]) == [SENTENCES, GOLD, "mean"]
     assert rows["type"][SENTENCES]["mean"] == pytest.approx(0.3)
     assert rows["type"][SENTENCES]["sd"] == pytest.approx(0.02**0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import spacy
 from spacy import registry
 from spacy.tokens import Doc, Span
@@ -11,8 +12,10 @@ from spacy_llm.registry import registry as registries
 
 from spacy_universalner.evaluation.scorers import (
     make_entity_scorer,
+    make_partial_match_scorer,
     make_string_set_scorer,
     score_entities,
+    score_partial_matches,
     score_string_sets,
 )
 
@@ -112,16 +115,34 @@ def answer_ada_and_grace(prompts):
     return [['["Ada", "Grace"]' for _ in group] for group in prompts]
 
 
-def test_without_gold_annotation_there_are_no_string_sets():
-    scores = score_string_sets([Example(doc(*GOLD), Doc(VOCAB, words=WORDS))])
-    assert scores["string_set_f"] is None
-    assert scores["string_set_per_type"] is None
+def test_what_overlaps_an_entity_of_its_type_counts_one_half():
+    """Right are "London" and, by half, "Charles"; "Ada" is of another type."""
+    spans = [(0, 1, "FIRST_NAME"), (3, 4, "PERSON"), (6, 7, "CITY")]
+    scores = score_partial_matches([Example(doc(spans=spans), doc(*GOLD))], spans_key="sc")
+    assert (scores["partial_p"], scores["partial_r"]) == (1.5 / 3, 1.5 / 3)
+    assert scores["partial_per_type"] == {
+        "CITY": {"p": 1, "r": 1, "f": 1},
+        "FIRST_NAME": {"p": 0, "r": 0, "f": 0},
+        "PERSON": {"p": 0.5, "r": 0.25, "f": 1 / 3},
+    }
+    assert scores["spans_sc_p"] == 1 / 3
+
+
+@pytest.mark.parametrize("name", ["string_set", "partial"])
+def test_documents_without_gold_annotation_are_left_out(name):
+    score = {"string_set": score_string_sets, "partial": score_partial_matches}[name]
+    bare = Example(doc(*GOLD), Doc(VOCAB, words=WORDS))
+    scores = score([bare])
+    assert [scores[f"{name}_{key}"] for key in ("p", "r", "f", "per_type")] == [None] * 4
+    scored = Example(doc(GOLD[0]), doc(*GOLD))
+    assert score([bare, scored]) == score([scored])
 
 
 def test_the_scorers_are_registered_and_resolve_from_a_config():
     for name, make in (
         ("EntityScorer", make_entity_scorer),
         ("StringSetScorer", make_string_set_scorer),
+        ("PartialMatchScorer", make_partial_match_scorer),
     ):
         resolved = registry.resolve({"scorer": {"@scorers": f"spacy-universalner.{name}.v1"}})
         assert resolved["scorer"] is make()
