@@ -31,11 +31,6 @@ def pytest_configure(config: pytest.Config) -> None:
         load_project_config(Path(__file__).parent.parent)
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: tests of clusters, servers and kills mostly wait."""
-    return (os.cpu_count() or 1) + 1
-
-
 def make(family: str, factory: pytest.TempPathFactory) -> Path:
     """A tiny model's folder. The process that only hands out tests to others needs no models."""
     from tests import tiny
