@@ -16,7 +16,7 @@ import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from typer.testing import CliRunner
 
@@ -52,44 +52,64 @@ def test_checkpoints_change_nothing(tiny_llama, tmp_path, attend):
     assert losses[0] == losses[1]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from transformers import TrainerCallback
-from spacy_universalner.universal_ner.finetune import finetune
-from tests.universal_ner.tuning import conversations, make_settings
+class Stop(TrainerCallback):
+    """Sends a signal to its own process in the middle of the second epoch, a step after the last
+    checkpoint.
+    """
 
-class Kill(TrainerCallback):
+    def __init__(self, number):
+        self.number = number
+
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 7:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
+
+
+KILLED = """
+import signal, sys
+from pathlib import Path
+from spacy_universalner.universal_ner.finetune import finetune
+from tests.universal_ner.test_finetune_resume import Stop
+from tests.universal_ner.tuning import conversations, make_settings
 
 student, output = sys.argv[1:]
-training = {training}
-finetune(make_settings(training), student, conversations(8), Path(output), callbacks=[Kill()])
+settings = make_settings({training})
+stop = Stop(signal.SIGKILL)
+finetune(settings, student, conversations(8), Path(output), callbacks=[stop])
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("group_by_length", [True, False])
-def test_killed_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_length):
-    """Killed in the middle of the second epoch, a step after its last checkpoint."""
-    training = {
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "num_train_epochs": 3,
-        "group_by_length": group_by_length,
-    }
+def kill(training, student, output):
+    """`kill -9`, in a process of its own."""
     script = KILLED.replace("{training}", repr(training))
     killed = subprocess.run(
-        [sys.executable, "-c", script, str(tiny_llama), str(tmp_path / "killed")],
+        [sys.executable, "-c", script, student, str(output)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert not (tmp_path / "killed" / METRICS_FILE).exists()
+
+
+def interrupt(training, student, output):
+    """Ctrl-C."""
+    stop = Stop(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(make_settings(training), student, conversations(8), output, callbacks=[stop])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group_by_length,stop", [(True, kill), (False, interrupt)])
+def test_a_stopped_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_length, stop):
+    training = {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "num_train_epochs": 3,
+        "group_by_length": group_by_length,
+    }
+    stop(training, str(tiny_llama), tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / METRICS_FILE).exists()
     resumed, whole = (
         finetune(
             make_settings(training),
@@ -98,12 +118,12 @@ def test_killed_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_lengt
             tmp_path / name,
             resume=True,
         )
-        for name in ("killed", "whole")
+        for name in ("stopped", "whole")
     )
     assert [entry.get("loss") for entry in resumed["log"]] == [
         entry.get("loss") for entry in whole["log"]
     ]
-    after, expected = (load(tmp_path / name)[0].state_dict() for name in ("killed", "whole"))
+    after, expected = (load(tmp_path / name)[0].state_dict() for name in ("stopped", "whole"))
     for name, weight in expected.items():
         assert torch.equal(after[name], weight), name
 

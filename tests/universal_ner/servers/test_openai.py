@@ -24,7 +24,7 @@ from tests.universal_ner.servers.asking import ask, make_model
 OK = [answer("[]")]
 
 # How long a request that never ends is waited for; all others have what a busy machine needs.
-PATIENCE = {hang: 1.5, drip: 1.5}
+PATIENCE = {hang: 1.2, drip: 1.2}
 
 
 def test_completions_sends_the_exact_prompt():
@@ -133,8 +133,8 @@ def test_what_may_pass_is_tried_again(behaviours, tries):
         (half, 3, "peer closed connection"),
         (reply("<html>"), 3, "the response holds no answer: '<html>'"),
         (reply({"choices": []}), 3, "the response holds no answer: '{\"choices\": []}'"),
-        (hang, 3, "nothing came within max_request_time = 1.5 s"),
-        (drip, 3, "nothing came within max_request_time = 1.5 s"),
+        (hang, 3, "nothing came within max_request_time = 1.2 s"),
+        (drip, 3, "nothing came within max_request_time = 1.2 s"),
     ],
 )
 def test_a_prompt_that_fails_says_why_and_loses_no_neighbour(behaviour, tries, reason):
