@@ -12,6 +12,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from ..precision import multiplies_integers
+
 LARGEST = 127
 SMALLEST = 1e-9  # no division by zero where a row is nothing but zeros
 
@@ -28,6 +30,19 @@ def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
     return (values / scales).round_().to(torch.int8), scales
 
 
+def multiply(rows: Tensor, weight: Tensor, *, as_integers: bool) -> Tensor:
+    """The product of two matrices of 8-bit integers.
+
+    rows (Tensor): (n, inputs).
+    weight (Tensor): (inputs, outputs).
+    as_integers (bool): False to compute it in float32, for a CPU that has nothing faster.
+    RETURNS (Tensor): (n, outputs), in float32.
+    """
+    if as_integers:
+        return torch._int_mm(rows, weight).float()
+    return rows.float() @ weight.float()
+
+
 class Int8Linear(nn.Module):
     """A linear layer that multiplies integers.
 
@@ -40,6 +55,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
+        self.as_integers = multiplies_integers()
         weight, scales = quantize_rows(linear.weight.detach())
         # Stored by input, as the product with a transposed view takes twice as long; cloned, as
         # `contiguous` leaves the strides of a single column, which the product does not expect.
@@ -49,7 +65,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         rows, scales = quantize_rows(states.flatten(0, -2))
-        products = torch._int_mm(rows, self.weight).float().mul_(scales)
+        products = multiply(rows, self.weight, as_integers=self.as_integers).mul_(scales)
         if self.bias is None:
             products.mul_(self.scales)
         else:

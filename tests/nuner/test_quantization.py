@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spacy_universalner.nuner.quantization import Int8Linear, quantize, quantize_rows
+from spacy_universalner.nuner.quantization import Int8Linear, multiply, quantize, quantize_rows
 
 
 def make_linear(columns: int, units: int, seed: int = 0, bias: bool = True) -> nn.Linear:
@@ -52,6 +52,15 @@ def test_errors_stay_within_half_a_step_of_both_factors(rows, columns, units, se
         + columns * state_scales * weight_scales[:, 0] / 4
     )
     assert (error <= bound * 1.001 + 1e-5 * (1 + linear(states).abs())).all()
+
+
+@given(n=st.integers(1, 9), columns=st.integers(1, 70), units=st.integers(1, 40))
+def test_products_are_the_same_without_arithmetic_for_integers(n, columns, units):
+    sizes = (n, columns), (columns, units)
+    rows, weight = (torch.randint(-127, 128, size, dtype=torch.int8) for size in sizes)
+    expected = (rows.long() @ weight.long()).float()
+    for as_integers in (True, False):
+        assert torch.equal(multiply(rows, weight, as_integers=as_integers), expected)
 
 
 def test_a_token_does_not_depend_on_its_batch():
