@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from spacy_universalner.evaluation import figures
 from spacy_universalner.evaluation.figures import Point, draw_learning_curves
 
 
 def test_all_panels_show_their_highest_point(monkeypatch):
     """The panels share one scale, whichever of them has the highest scores."""
-    pytest.importorskip("matplotlib")
     drawn = []
     monkeypatch.setattr(figures, "_svg", drawn.append)
     panels = {

@@ -54,8 +54,14 @@ def test_errors_stay_within_half_a_step_of_both_factors(rows, columns, units, se
     assert (error <= bound * 1.001 + 1e-5 * (1 + linear(states).abs())).all()
 
 
-@given(n=st.integers(1, 9), columns=st.integers(1, 70), units=st.integers(1, 40))
-def test_products_are_the_same_without_arithmetic_for_integers(n, columns, units):
+@given(
+    n=st.integers(1, 9),
+    columns=st.integers(1, 70),
+    units=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+def test_products_are_the_same_without_arithmetic_for_integers(n, columns, units, seed):
+    torch.manual_seed(seed)
     sizes = (n, columns), (columns, units)
     rows, weight = (torch.randint(-127, 128, size, dtype=torch.int8) for size in sizes)
     expected = (rows.long() @ weight.long()).float()
