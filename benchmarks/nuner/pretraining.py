@@ -30,7 +30,6 @@ from spacy_universalner.precision import computes_in_bfloat16
 from spacy_universalner.ty import Passage
 
 RESULTS = Path(__file__).with_suffix(".json")
-TABLE = Path(__file__).with_suffix(".md")
 
 
 def plain_loop(
@@ -121,11 +120,13 @@ def main(
     config: Path = typer.Option(Path("configs/pretrain_mini.cfg"), exists=True),
     sentences: int = typer.Option(1000, help="As many of the corpus' first"),
     epochs: int = typer.Option(3),
+    batch_size: int = typer.Option(48, help="Sentences a batch, the paper's; not what CONFIG says"),
     threads: int = typer.Option(2),
+    output: Path = typer.Option(RESULTS, help="The figures; a table goes beside them"),
 ) -> None:
-    """Write the figures beside this file."""
+    """Write OUTPUT and its table."""
     torch.set_num_threads(threads)
-    settings = replace(read_settings(config), epochs=epochs)
+    settings = replace(read_settings(config), epochs=epochs, batch_size=batch_size)
     passages = list(read_passages(corpus))[:sentences]
     runs = {"plain loop": plain_loop(passages, settings)}
     ways = {
@@ -152,11 +153,14 @@ def main(
             for name, speed, ratio, e in rows
         ],
     }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf8")
+    output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf8")
     lines = [
-        f"    python -m benchmarks.nuner.pretraining {corpus} --sentences {sentences}",
+        f"    python -m benchmarks.nuner.pretraining {corpus} --sentences {sentences} "
+        f"--epochs {epochs} --batch-size {batch_size}"
+        + ("" if output == RESULTS else f" \\\n        --output {output}"),
         "",
-        f"{len(passages):,} sentences, {epochs} epochs, {threads} threads; losses x 1,000.",
+        f"{len(passages):,} sentences, {epochs} epochs, {threads} threads, "
+        f"{results['machine']['processor']}; losses x 1,000.",
         "",
         "| | words/s | ratio | loss by epoch | validation loss by epoch |",
         "| --- | ---: | ---: | --- | --- |",
@@ -167,7 +171,7 @@ def main(
             for kind in ("loss", "dev_loss")
         ]
         lines.append(f"| {name} | {speed:,.0f} | {ratio:.2f} | {losses[0]} | {losses[1]} |")
-    TABLE.write_text("\n".join(lines) + "\n", encoding="utf8")
+    output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf8")
     print("\n".join(lines))
 
 
