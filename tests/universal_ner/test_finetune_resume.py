@@ -95,8 +95,12 @@ def kill(training, student, output):
 def interrupt(training, student, output):
     """Ctrl-C."""
     stop = Stop(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(make_settings(training), student, conversations(8), output, callbacks=[stop])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            finetune(make_settings(training), student, conversations(8), output, callbacks=[stop])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow
