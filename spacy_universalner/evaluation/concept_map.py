@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABELLED = 60
+LETTER, LINE = 0.007, 0.012  # of a name in the picture, as shares of its width and height
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def draw_page(concept_map: ConceptMap, title: str) -> str:
 
 
 def draw_image(concept_map: ConceptMap, title: str) -> Figure:
-    """A picture of the map, with the names of the commonest concepts.
+    """A picture of the map, with the names of the commonest concepts that do not overlap.
 
     concept_map (ConceptMap): What to draw.
     title (str): Heading of the picture.
@@ -124,8 +125,14 @@ def draw_image(concept_map: ConceptMap, title: str) -> Figure:
     x, y = concept_map.positions.T
     areas = [120 * radius**2 for radius in concept_map.radii]
     axes.scatter(x, y, s=areas, c=0.85 * concept_map.colours, alpha=0.6, linewidths=0)
-    for name, place in list(zip(concept_map.names, concept_map.positions, strict=True))[:LABELLED]:
-        axes.annotate(name, place, fontsize=8, ha="center", va="center")
+    written: list[tuple[float, float, float]] = []
+    for name, (across, up) in zip(concept_map.names, concept_map.positions, strict=True):
+        half = 0.5 * LETTER * len(name)
+        if all(abs(across - a) > half + h or abs(up - u) > LINE for a, u, h in written):
+            axes.annotate(name, (across, up), fontsize=8, ha="center", va="center")
+            written.append((across, up, half))
+        if len(written) == LABELLED:
+            break
     axes.set_title(title)
     axes.set_axis_off()
     return figure

@@ -64,6 +64,18 @@ def test_picture_has_a_disk_for_each_concept(tmp_path):
     assert (tmp_path / "map.png").stat().st_size > 1000
 
 
+def test_of_names_that_would_overlap_the_commonest_is_written():
+    pytest.importorskip("matplotlib")
+    names = ["date", "time", "place"]
+    beside = ConceptMap(names, [9, 5, 1], np.array([[0, 0], [0.02, 0], [1, 0]]), MAP.colours)
+    above = ConceptMap(names, [9, 5, 1], np.array([[0, 0], [0.02, 0.5], [1, 0]]), MAP.colours)
+    written = [
+        [text.get_text() for text in draw_image(each, "concepts").axes[0].texts]
+        for each in (beside, above)
+    ]
+    assert written == [["date", "place"], ["date", "time", "place"]]
+
+
 def test_commonest_concepts_come_first():
     pytest.importorskip("umap")
     vectors = np.random.default_rng(0).normal(size=(30, 8))
