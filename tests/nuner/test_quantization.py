@@ -10,6 +10,13 @@ from torch import nn
 
 from spacy_universalner.nuner.quantization import Int8Linear, multiply, quantize, quantize_rows
 
+any_sizes = given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 70),
+    units=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+
 
 def make_linear(columns: int, units: int, seed: int = 0, bias: bool = True) -> nn.Linear:
     torch.manual_seed(seed)
@@ -34,12 +41,7 @@ def test_what_integers_can_say_is_exact(bias):
 
 
 @settings(deadline=None)
-@given(
-    rows=st.integers(1, 9),
-    columns=st.integers(1, 70),
-    units=st.integers(1, 40),
-    seed=st.integers(0, 99),
-)
+@any_sizes
 def test_errors_stay_within_half_a_step_of_both_factors(rows, columns, units, seed):
     linear = make_linear(columns, units, seed)
     states = torch.randn(rows, columns) * torch.logspace(-3, 3, rows)[:, None]
@@ -54,19 +56,14 @@ def test_errors_stay_within_half_a_step_of_both_factors(rows, columns, units, se
     assert (error <= bound * 1.001 + 1e-5 * (1 + linear(states).abs())).all()
 
 
-@given(
-    n=st.integers(1, 9),
-    columns=st.integers(1, 70),
-    units=st.integers(1, 40),
-    seed=st.integers(0, 99),
-)
-def test_products_are_the_same_without_arithmetic_for_integers(n, columns, units, seed):
+@any_sizes
+def test_products_are_the_same_without_arithmetic_for_integers(rows, columns, units, seed):
     torch.manual_seed(seed)
-    sizes = (n, columns), (columns, units)
-    rows, weight = (torch.randint(-127, 128, size, dtype=torch.int8) for size in sizes)
-    expected = (rows.long() @ weight.long()).float()
+    sizes = (rows, columns), (columns, units)
+    states, weight = (torch.randint(-127, 128, size, dtype=torch.int8) for size in sizes)
+    expected = (states.long() @ weight.long()).float()
     for as_integers in (True, False):
-        assert torch.equal(multiply(rows, weight, as_integers=as_integers), expected)
+        assert torch.equal(multiply(states, weight, as_integers=as_integers), expected)
 
 
 def test_a_token_does_not_depend_on_its_batch():
