@@ -47,6 +47,7 @@ class Answering:
     batch_tokens (int): The most tokens kept in memory at once.
     context_length (int | None): The most tokens of a prompt and its answer.
     constrain (str): "none" or "text".
+    encode (Callable[[PreTrainedTokenizerBase, str], list[int]]): How a prompt becomes token ids.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Answering:
         batch_tokens: int,
         context_length: int | None,
         constrain: str,
+        encode: Callable[[PreTrainedTokenizerBase, str], list[int]] = encode_prompt,
     ) -> None:
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._budget = Budget(batch_tokens, decoder.max_new_tokens)
         self._context_length = context_length
         self._constrain = constrain
+        self._encode = encode
         self._lossy = is_lossy(tokenizer)
 
     def answer(self, prompts: Iterable[Sequence[str]]) -> Iterator[list[Answer]]:
@@ -80,7 +83,7 @@ class Answering:
         limit, new = self._context_length, self._budget.max_new_tokens
         refused, encoded = {}, {}
         for number, prompt in enumerate(document):
-            ids = encode_prompt(self._tokenizer, prompt)
+            ids = self._encode(self._tokenizer, prompt)
             if limit is not None and len(ids) + new > limit:
                 refused[number] = Answer(
                     "",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Iterable  # noqa: UP035  (spacy-llm compares annotations with typing's own)
+from typing import Any, Iterable  # noqa: UP035  (spacy-llm compares annotations with typing's)
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from spacy_universalner.pretrained import resolve
 from spacy_universalner.ty import Answer
 from spacy_universalner.universal_ner.models.answering import Answering
+from spacy_universalner.universal_ner.models.chat import encode_chat
 from spacy_universalner.universal_ner.models.decoding import Decoder
 from spacy_universalner.universal_ner.models.positions import count_positions
 from spacy_universalner.universal_ner.models.weights import (
@@ -41,6 +42,9 @@ def make_hf_model(
     max_new_tokens: int = 256,
     batch_tokens: int = 16384,
     constrain: str = "none",
+    chat: bool = False,
+    system: str | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> HFModel:
     """Build a language model that runs in this process (spacy-llm: `@llm_models`).
 
@@ -56,13 +60,22 @@ def make_hf_model(
         in memory at once. A shared beginning of a document's prompts counts once.
     constrain (str): "none" for free greedy decoding; "text" to allow only JSON lists of strings
         that stand in the text, for "all_in_one" an object of them.
+    chat (bool): Whether a prompt is the user's turn in the model's own chat template: for general
+        instruction-following models. UniversalNER's models are asked the prompt as it is.
+    system (str | None): System message, for `chat`.
+    chat_template_kwargs (dict[str, Any] | None): Variables of the chat template, such as
+        `{"enable_thinking": False}`.
     RETURNS (HFModel): The model; its weights are loaded when they are first needed.
+    RAISES (ValueError): A setting is out of its range, or needs another.
     """
     return HFModel(
         Source(name, revision, adapter, dtype, device, device_map),
         max_new_tokens=max_new_tokens,
         batch_tokens=batch_tokens,
         constrain=constrain,
+        chat=chat,
+        system=system,
+        chat_template_kwargs=chat_template_kwargs,
     )
 
 
@@ -73,20 +86,40 @@ class HFModel:
     max_new_tokens (int): The longest answer, in tokens.
     batch_tokens (int): The most tokens kept in memory at once.
     constrain (str): "none" or "text".
+    chat (bool): Whether prompts are turns of a chat.
+    system (str | None): System message, for `chat`.
+    chat_template_kwargs (Mapping[str, Any] | None): Variables of the chat template.
+    RAISES (ValueError): A setting is out of its range, or needs another.
     """
 
     def __init__(
-        self, source: Source, *, max_new_tokens: int, batch_tokens: int, constrain: str
+        self,
+        source: Source,
+        *,
+        max_new_tokens: int,
+        batch_tokens: int,
+        constrain: str,
+        chat: bool = False,
+        system: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         for setting, value in (("max_new_tokens", max_new_tokens), ("batch_tokens", batch_tokens)):
             if value < 1:
                 raise ValueError(f"{setting} = {value}: expected at least 1.")
         if constrain not in ("none", "text"):
             raise ValueError(f"Unknown constrain '{constrain}'. Expected one of: none, text.")
+        for setting, needed in (("system", system), ("chat_template_kwargs", chat_template_kwargs)):
+            if needed is not None and not chat:
+                raise ValueError(
+                    f"{setting} = {needed!r} needs chat = true: else there is no chat."
+                )
         self.source = source
         self.max_new_tokens = max_new_tokens
         self.batch_tokens = batch_tokens
         self.constrain = constrain
+        self.chat = chat
+        self.system = system
+        self.chat_template_kwargs = chat_template_kwargs
 
     def __call__(self, prompts: Iterable[Iterable[str]]) -> Iterable[Iterable[str]]:
         """Answer documents' prompts; spacy-llm's signature.
@@ -123,7 +156,7 @@ class HFModel:
         prompt (str): A `Prompt` or any other string.
         RETURNS (int): Their number.
         """
-        return len(encode_prompt(self.tokenizer, prompt))
+        return len(self._encode(self.tokenizer, prompt))
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Find the model's tokens in a text.
@@ -145,16 +178,16 @@ class HFModel:
 
     @property
     def identity(self) -> str:
-        """RETURNS (str): What the answers depend on: weights, precision and decoding."""
-        return json.dumps(
-            {
-                "weights": fingerprint(self.source),
-                "dtype": self.source.dtype,
-                "max_new_tokens": self.max_new_tokens,
-                "constrain": self.constrain,
-            },
-            sort_keys=True,
-        )
+        """RETURNS (str): What the answers depend on: weights, precision, decoding and chat."""
+        depends = {
+            "weights": fingerprint(self.source),
+            "dtype": self.source.dtype,
+            "max_new_tokens": self.max_new_tokens,
+            "constrain": self.constrain,
+        }
+        if self.chat:
+            depends["chat"] = [self.system, self.chat_template_kwargs]
+        return json.dumps(depends, sort_keys=True)
 
     def save_weights(self, folder: Path | str) -> None:
         """Write configuration, weights and tokenizer.
@@ -181,6 +214,13 @@ class HFModel:
         """
         self.source = replace(self.source, name=str(folder), revision="main", adapter=None)
 
+    def _encode(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+        if not self.chat:
+            return encode_prompt(tokenizer, prompt)
+        return encode_chat(
+            tokenizer, prompt, system=self.system, template_kwargs=self.chat_template_kwargs
+        )
+
     def _answering(self) -> Answering:
         model, tokenizer = load_model(self.source), self.tokenizer
         ends = {end_token_id(tokenizer)}
@@ -193,4 +233,5 @@ class HFModel:
             batch_tokens=self.batch_tokens,
             context_length=self.context_length,
             constrain=self.constrain,
+            encode=self._encode,
         )
