@@ -74,23 +74,26 @@ def main(
         msg.fail(str(error), exits=1)
     settings = TextSettings(**nlp.config["texts"])
     settings = replace(settings, limit=limit or settings.limit, sample=sample or settings.sample)
-    for folder in (prepared, results):
-        shutil.rmtree(folder, ignore_errors=True)
-    passages, left_out = prepare_texts(texts, nlp.tokenizer, settings)
-    total = cluster.write_texts(prepared, tqdm(passages, unit="text"), file_size=4 * batch_size)
+    shutil.rmtree(prepared, ignore_errors=True)
     new = {"num_cpus": num_cpus, "object_store_memory": object_store_mb << 20}
-    ray.init(address, include_dashboard=False, **({} if address else new))
     try:
-        cluster.annotate_on_cluster(
-            prepared,
-            results,
-            store=(store or output.parent / "responses.sqlite").absolute(),
-            workers=workers,
-            batch_size=batch_size,
-            code=code and code.absolute(),
-            **annotator,
-        )
-        annotated = tqdm(cluster.read_results(results), total=total, unit="text")
+        passages, left_out = prepare_texts(texts, nlp.tokenizer, settings)
+        total = cluster.write_texts(prepared, tqdm(passages, unit="text"), file_size=4 * batch_size)
+        shutil.rmtree(results, ignore_errors=True)  # an earlier run's, of other texts perhaps
+        if total:  # Ray reads no folder without a file
+            # "local", or Ray would look for a cluster in RAY_ADDRESS.
+            ray.init(address or "local", include_dashboard=False, **({} if address else new))
+            cluster.annotate_on_cluster(
+                prepared,
+                results,
+                store=(store or output.parent / "responses.sqlite").absolute(),
+                workers=workers,
+                batch_size=batch_size,
+                code=code and code.absolute(),
+                **annotator,
+            )
+        annotated = cluster.read_results(results) if total else ()
+        annotated = tqdm(annotated, total=total, unit="text")
         summary = write_annotations(output, annotated, left_out).to_dict()
     except ray.exceptions.RayError as error:
         msg.fail(
@@ -98,8 +101,11 @@ def main(
             f"asked.\n{error}",
             exits=1,
         )
+    except ValueError as error:  # a line that holds no text
+        msg.fail(str(error), exits=1)
     finally:
         ray.shutdown()
+        shutil.rmtree(prepared, ignore_errors=True)
     if metrics is not None:
         metrics.parent.mkdir(parents=True, exist_ok=True)
         metrics.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf8")

@@ -18,13 +18,16 @@ from spacy_universalner.data.readers import (
     write_conversations,
     write_passages,
 )
+from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.ty import Conversation, Passage
 
 
 def main(
     output: Path = typer.Argument(..., file_okay=False, help="Folder of the outputs"),
-    passages: list[Path] = typer.Option([], help="JSONL; a part is held out for evaluation"),
-    sentences: list[Path] = typer.Option([], help="JSONL; never held out"),
+    passages: list[Path] = typer.Option(
+        [], exists=True, help="JSONL; a part is held out for evaluation"
+    ),
+    sentences: list[Path] = typer.Option([], exists=True, help="JSONL; never held out"),
     negatives: str = typer.Option("frequency", help=", ".join(get_args(Strategy))),
     negatives_per_positive: float = typer.Option(1.0, min=0.0, help="Absent types per type"),
     ask: str = typer.Option("label", help="label, or description to ask by definition"),
@@ -98,7 +101,12 @@ def main(
     msg.good(f"{output}: conversations over {len(type_counts):,} types")
     if metrics is not None:
         metrics.parent.mkdir(parents=True, exist_ok=True)
-        report = {"types": len(type_counts), "negatives": negatives, "splits": counts}
+        report = {
+            **{"types": len(type_counts), "splits": counts},
+            **{"negatives": negatives, "negatives_per_positive": negatives_per_positive},
+            **{"ask": ask, "dataset": dataset, "held_out": held_out, "dev": dev, "seed": seed},
+            "provenance": provenance([*passages, *sentences]),
+        }
         metrics.write_text(json.dumps(report, indent=2) + "\n", encoding="utf8")
 
 

@@ -8,6 +8,7 @@ import typer
 from wasabi import msg
 
 from spacy_universalner.data.formats.convert import Converter, format_of, suffix_of
+from spacy_universalner.data.readers import check_paths
 
 SHOWN = 10
 
@@ -52,6 +53,10 @@ def main(
     if len(set(paths)) < len(paths):
         same = next(path for path in paths if paths.count(path) > 1)
         msg.fail(f"Several files would be written to {same}: convert them one by one", exits=1)
+    try:
+        check_paths(sources, paths)
+    except ValueError as error:
+        msg.fail(str(error), exits=1)
     for source, path in zip(sources, paths, strict=True):
         try:
             convert(source, format_of(source, source_format), path, format_of(path, target_format))

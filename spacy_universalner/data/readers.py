@@ -85,7 +85,9 @@ def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
             for number, row in enumerate(_read_parquet(path), start=1):
                 yield f"{path}, row {number}", row
         case _:
-            raise ValueError(f"Cannot read {path}: expected .jsonl, .csv or .parquet")
+            raise ValueError(
+                f"Cannot read {path}: expected .jsonl, .csv or .parquet; for raw texts also .txt"
+            )
 
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -360,7 +362,8 @@ def write_whole(path: Path | str) -> Iterator[TextIO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf8") as file:
+    # No "\r\n" on Windows: inside a quoted text it would move all offsets behind it.
+    with partial.open("w", encoding="utf8", newline="\n") as file:
         yield file
     partial.replace(path)
 
@@ -376,7 +379,7 @@ def check_paths(sources: Iterable[Path], outputs: Iterable[Path]) -> None:
         read, target = source.resolve(), output.resolve()
         if target == read or target in read.parents or read in target.parents:
             raise ValueError(
-                f"{output} would be written over the texts in {source}. Name another OUTPUT."
+                f"{output} would be written over the texts in {source}. Name another output."
             )
 
 

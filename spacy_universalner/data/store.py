@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import time
 from pathlib import Path
 from threading import RLock
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ class Store(Protocol):
     def put(self, key: str, value: str) -> None: ...
 
     def fail(self, key: str, reason: str) -> None: ...
+
+    def failures(self) -> dict[str, str]: ...
 
 
 class ResponseStore:
@@ -104,8 +107,21 @@ class ResponseStore:
         self._connection = sqlite3.connect(
             self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False
         )
-        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._write_ahead()
         self._connection.execute("PRAGMA synchronous=NORMAL")
+
+    def _write_ahead(self) -> None:
+        """Switch to write-ahead logging, waiting as for a write: SQLite itself does not wait here
+        for another process that has just made the file."""
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def _query(self, statement: str, *values: str) -> list[Any]:
         with self._lock:

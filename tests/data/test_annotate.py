@@ -183,6 +183,9 @@ def test_a_dry_run_names_the_price(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     assert f"${tokens / 1000 + 3:,.2f}" in result.output
+    prices.write_text("\ufeffmodel,prompt,response\ntiny,1000,10000\n", encoding="utf8")
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert f"${tokens / 1000 + 3:,.2f}" in result.output
     prices.write_text("model,prompt,response\ntiny,cheap,\n", encoding="utf8")
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 1

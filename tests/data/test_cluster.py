@@ -26,6 +26,7 @@ def run_on_cluster(*arguments: object, seconds: float = 300) -> None:
     process = subprocess.Popen(
         [*command, "--code", annotators.__file__, "--num-cpus", "2", "--object-store-mb", "100"],
         cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},  # not looked at without --address
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -48,6 +49,25 @@ def test_missing_ray_is_named_with_its_extra(tmp_path: Path, capsys, monkeypatch
     assert "spacy-universalner[ray]" in capsys.readouterr().out
 
 
+def test_an_earlier_runs_results_go_when_the_texts_are_read(tmp_path: Path, capsys) -> None:
+    texts, results = tmp_path / "texts.jsonl", tmp_path / "out.parquet"
+    llm = write_llm_config(tmp_path / "llm.cfg", tmp_path / "log")
+    arguments = [str(each) for each in (NUNER, texts, tmp_path / "out", "--llm", llm)]
+    results.mkdir()
+    for text, message, left in (
+        ('{"text": "Ada ran."}\n{"txt": "Bob."}', 'texts.jsonl:2: a passage needs "text"', True),
+        ('{"text": " "}', "Nothing was annotated", False),
+        ("", "Nothing was annotated", False),
+    ):
+        texts.write_text(text, "utf8")
+        with pytest.raises(SystemExit):
+            app(arguments, standalone_mode=False)
+        assert message in " ".join(capsys.readouterr().out.split())
+        assert results.exists() == left
+        assert not (tmp_path / "out_texts.parquet").exists()
+    assert read_log(tmp_path / "log") == []
+
+
 @pytest.mark.slow
 def test_a_worker_killed_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
@@ -59,6 +79,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     arguments += ("--batch-size", 16, "--metrics", tmp_path / "out.json")
     run_on_cluster(*arguments)
     assert once.exists(), "no worker was killed"
+    assert not (tmp_path / "out_texts.parquet").exists()
     counts = Counter(read_log(log))
     assert set(counts) == set(sentences)
     # Only what the worker had under way when it was killed was asked twice.

@@ -151,6 +151,13 @@ def test_inputs_are_not_written_over(tmp_path: Path) -> None:
     assert held.read_bytes() == before
 
 
+@pytest.mark.parametrize("option", ["--passages", "--sentences"])
+def test_an_absent_file_is_one_message(tmp_path: Path, option: str) -> None:
+    result = CliRunner().invoke(SCRIPT, [str(tmp_path / "out"), option, f"{tmp_path}/no.jsonl"])
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert "does not exist" in " ".join(result.output.split())
+
+
 def test_a_line_that_holds_no_passage_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": 3}')
     result = CliRunner().invoke(

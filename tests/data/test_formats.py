@@ -111,6 +111,12 @@ def test_conll_is_written_and_read(tmp_path: Path, tags: str) -> None:
         ("b", Reject(" ", "text without a token")),
     ]
     assert [passage.text for passage in read_conll(path)] == ["New York", "Nothing here"]
+    broken = [Mention(0, 3, label) for label in ("a\tb", "a\nb", "a\rb", "x")]
+    assert (
+        write_conll(path, [Passage("t", "Ada ran", tuple(broken))], NLP, tags=tags)
+        == [("t", Reject("Ada", "label with a tab or line break"))] * 3
+    )
+    assert list(read_conll(path)) == [Passage("a-1", "Ada ran", (Mention(0, 3, "x"),))]
 
 
 def test_a_no_break_space_belongs_to_its_token(tmp_path: Path) -> None:
@@ -226,7 +232,7 @@ def test_nuners_release(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_any_entity_survives_nuners_release(tmp_path: Path, suffix: str) -> None:
-    texts = ["1. FC Köln", "New\nYork", "St\u2028Louis", "- x"]
+    texts = ["1. FC Köln", "New\nYork", "St\u2028Louis", "- x", "a\rb", "c\r\nd"]
     passages = [Passage(f"a-{i}", t, (Mention(0, len(t), "x"),)) for i, t in enumerate(texts, 1)]
     path = tmp_path / f"a{suffix}"
     assert write_nuner(path, passages) == []
@@ -361,6 +367,23 @@ def test_files_of_one_name_are_not_written_over_each_other(tmp_path: Path) -> No
     assert run.exit_code == 1
     assert "train.jsonl: convert them one by one" in " ".join(run.output.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_source_is_not_written_over(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(main)
+    asked = Conversation("1", "Ada", (Question("person", ("Ada",)), Question("boat")))
+    source = tmp_path / "train.jsonl"
+    write_conversations(source, [asked])
+    other = write(tmp_path / "a.conll", "Ada B-x\n")
+    folder = [str(source), str(tmp_path), "--from", "conversations", "--to", "passages"]
+    for command in (folder, [str(other), str(other)], [str(other), *folder]):
+        run = CliRunner().invoke(app, command)
+        assert run.exit_code == 1
+        output = " ".join(run.output.split())
+        assert "would be written over the texts in" in output and "Name another output" in output
+    assert list(read_conversations(source)) == [asked]
+    assert other.read_text("utf8") == "Ada B-x\n"
 
 
 def test_the_script_converts_several_files_into_a_folder(tmp_path: Path) -> None:

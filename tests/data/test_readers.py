@@ -238,5 +238,5 @@ def test_tables_are_told_by_suffix(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("x,y\n1,2\n", encoding="utf8")
     assert list(read_rows(path)) == [(f"{path}:2", {"x": "1", "y": "2"})]
-    with pytest.raises(ValueError, match=r"Cannot read a.xls: expected .jsonl, .csv or .parquet"):
+    with pytest.raises(ValueError, match=r"Cannot read a.xls: .*\.csv or \.parquet; .* \.txt"):
         list(read_rows("a.xls"))

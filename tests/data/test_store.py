@@ -6,6 +6,7 @@ import pickle
 import signal
 import sqlite3
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,20 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         old.execute("CREATE TABLE responses (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         old.execute("INSERT INTO responses VALUES ('k', 'v')")
     assert ResponseStore(tmp_path / "old.sqlite").get("k") == "v"
+
+
+def test_a_file_that_another_process_is_just_making_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        ResponseStore(path, timeout=0.05)
+    timer = Timer(0.3, other.execute, ["COMMIT"])
+    timer.start()
+    store = ResponseStore(path)
+    timer.join()
+    store.put("k", "v")
+    assert ResponseStore(path).get("k") == "v"
 
 
 def test_a_failure_is_no_response_and_ends_with_one(store: ResponseStore) -> None:

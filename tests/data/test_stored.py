@@ -7,7 +7,7 @@ from threading import Barrier, Lock
 
 import pytest
 
-from spacy_universalner.data.annotation.stored import StoredModel, make_stored_model
+from spacy_universalner.data.annotation.stored import GROUP, StoredModel, make_stored_model
 from spacy_universalner.data.store import ResponseStore
 from spacy_universalner.ty import Answer, CutAnswer, NoAnswer
 
@@ -27,8 +27,24 @@ class Shouting:
             yield [prompt.upper() for prompt in prompts_]
 
 
+class Picky(Shouting):
+    """A server that never answers some prompts, and none at all while it is down."""
+
+    def __init__(self, *, down: bool = False) -> None:
+        super().__init__()
+        self.down = down
+
+    def __call__(self, prompts: Iterable[Iterable[str]]) -> Iterable[Iterable[str]]:
+        for (prompt,) in prompts:
+            if self.down:
+                raise ConnectionError("unplugged")
+            if prompt.startswith("bad"):
+                raise ValueError("content filter")
+            yield from super().__call__([[prompt]])
+
+
 class Batching:
-    """A model that computes by itself: no concurrency, it sees whole batches."""
+    """A model that computes by itself: no concurrency, it sees groups."""
 
     identity = "batching"
 
@@ -118,6 +134,25 @@ def test_many_failures_in_a_row_stop_the_run(tmp_path: Path) -> None:
     assert len(ResponseStore(path)) == 2
 
 
+@pytest.mark.parametrize("concurrency", [None, 3])
+def test_known_failures_do_not_stop_a_resumed_run(tmp_path: Path, concurrency: int | None) -> None:
+    path = tmp_path / "responses.sqlite"
+    texts = [["bad 1"], ["a"], ["bad 2"], ["b"], ["bad 3"], ["bad 4"]]
+    with pytest.raises(RuntimeError, match=r"2 requests in a row failed.*content filter"):
+        model = stored(Picky(), path, max_failures=2)
+        for document in texts:
+            list(model([document]))
+    # A server that is down now stops the run all the same.
+    with pytest.raises(RuntimeError, match=r"2 requests in a row failed.*unplugged"):
+        down = stored(Picky(down=True), path, concurrency=concurrency, max_failures=2)
+        list(down([*texts, ["c"], ["d"]]))
+    again = stored(Picky(), path, concurrency=concurrency, max_failures=2)
+    *_, (c,), (d,) = again([*texts, ["c"], ["d"]])
+    assert (c, d) == ("C", "D")
+    assert (again.asked, again.reused, again.failed) == (6, 2, 4)
+    assert set(ResponseStore(path).failures().values()) == {"ValueError: content filter"}
+
+
 def test_requests_run_side_by_side(tmp_path: Path) -> None:
     barrier = Barrier(3, timeout=30)
 
@@ -148,12 +183,52 @@ def test_no_more_requests_than_the_limit_are_under_way(tmp_path: Path) -> None:
     assert most == 3
 
 
-def test_a_model_without_concurrency_gets_whole_batches(tmp_path: Path) -> None:
+def test_a_model_without_concurrency_gets_groups(tmp_path: Path) -> None:
     model = Batching()
     wrapped = stored(model, tmp_path / "responses.sqlite")
     assert wrapped.identity == "batching"
     assert list(wrapped([["ab"], ["cd"], ["ab"]])) == [["ba"], ["dc"], ["ba"]]
     assert model.batches == [2]
+
+
+def test_each_group_is_stored_before_the_next_is_asked(tmp_path: Path) -> None:
+    class Killed(Batching):
+        def answer(self, prompts: Iterable[Sequence[str]]) -> Iterator[list[Answer]]:
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            yield from super().answer(prompts)
+
+    path = tmp_path / "responses.sqlite"
+    texts = [[f"text {i}"] for i in range(4 * GROUP)]
+    with pytest.raises(KeyboardInterrupt):
+        list(stored(Killed(), path)(texts))
+    assert len(ResponseStore(path)) == 2 * GROUP
+    model = Batching()
+    assert list(stored(model, path)(texts)) == [[text[::-1]] for (text,) in texts]
+    assert model.batches == [GROUP, GROUP]
+
+
+def test_a_group_that_fails_is_asked_one_by_one(tmp_path: Path) -> None:
+    class Small(Batching):
+        def answer(self, prompts: Iterable[Sequence[str]]) -> Iterator[list[Answer]]:
+            documents = list(prompts)
+            for answers in super().answer(documents):
+                if ["too long"] in documents and answers[0].text != "1":
+                    raise MemoryError("CUDA out of memory")
+                yield answers
+
+    path = tmp_path / "responses.sqlite"
+    for _ in range(2):
+        model = Small()
+        wrapped = stored(model, path)
+        *answers, (failed,) = wrapped([["1"], ["2"], ["3"], ["too long"]])
+        assert answers == [["1"], ["2"], ["3"]]
+        assert isinstance(failed, NoAnswer)
+        assert list(ResponseStore(path).failures().values()) == ["MemoryError: CUDA out of memory"]
+    assert (wrapped.asked, wrapped.reused, wrapped.failed) == (1, 3, 1)
+    stubborn = stored(Small(), tmp_path / "b.sqlite", max_failures=1)
+    with pytest.raises(RuntimeError, match="MemoryError: CUDA out of memory"):
+        list(stubborn([["too long"]]))
 
 
 def test_the_model_has_to_be_known(tmp_path: Path) -> None:

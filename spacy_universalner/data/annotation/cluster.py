@@ -171,6 +171,10 @@ class RemoteStore:
     def fail(self, key: str, reason: str) -> None:
         ray.get(self.keeper.call.remote("fail", key, reason))
 
+    def failures(self) -> dict[str, str]:
+        failures: dict[str, str] = ray.get(self.keeper.call.remote("failures"))
+        return failures
+
 
 class Worker:
     """Annotates batches of texts.

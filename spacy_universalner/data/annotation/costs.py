@@ -39,7 +39,7 @@ def read_price(path: Path, model: str) -> Price | None:
     RETURNS (Price | None): Its price, or None if it is not in the table.
     RAISES (ValueError): A row that cannot be read, with its place.
     """
-    with path.open(encoding="utf8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a mark
         reader = csv.DictReader(file)
         for row in reader:
             try:

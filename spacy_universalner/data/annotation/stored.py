@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Callable, Iterable  # noqa: UP035 (spacy-llm compares these very types)
+
+from spacy.util import minibatch
 
 from ...ty import Answer, AnsweringModel, ModelWithIdentity
 from ..store import ResponseStore, Store
 from .costs import count_tokens
+
+# Prompts that a model in this process gets at once: it may give no answer before it has them all,
+# and what was not given is lost with a kill. At 256 tokens of text and as many of the answer, this
+# nearly fills the tokens that `spacy-universalner.HF.v1` decodes together unless told otherwise.
+GROUP = 16
 
 
 def make_stored_model(
@@ -27,8 +35,9 @@ def make_stored_model(
     identity (str | None): What the answers depend on beside the prompt: the model and its
         decoding. A model of this package knows its own.
     concurrency (int | None): Requests under way at once. None for the model's own setting; a
-        model without one gets whole batches, as one that computes by itself wants them.
-    max_failures (int): Requests that may fail in a row before the run stops.
+        model without one gets groups of prompts, as one that computes by itself wants them.
+    max_failures (int): Requests that may fail in a row before the run stops; those that an earlier
+        run has failed at do not count.
     RETURNS (StoredModel): The model.
     RAISES (ValueError): The identity is not known.
     """
@@ -48,9 +57,10 @@ def make_stored_model(
 class StoredModel:
     """Answers from the store where it can; asks for the rest and stores each answer at once.
 
-    A request that fails becomes a `NoAnswer` and is kept among the store's failures; the next run
-    asks again. `asked`, `reused` and `failed` count the requests so far, `prompt_tokens` and
-    `response_tokens` estimate what they were made of.
+    A request that fails becomes a `NoAnswer` and is kept among the store's failures. The next run
+    asks again; that it fails again does not tell that the server is down. `asked`, `reused` and
+    `failed` count the requests so far, `prompt_tokens` and `response_tokens` estimate what they
+    were made of.
     """
 
     def __init__(
@@ -80,6 +90,7 @@ class StoredModel:
         responses = {prompt: self.store.get(self.key(prompt)) for prompt in distinct}
         missing = [prompt for prompt, response in responses.items() if response is None]
         self.reused += len(distinct) - len(missing)
+        _ = self._failed_before  # read before this run adds its own
         with closing(self._ask_all(missing)) as answers:
             for prompt, answer in answers:
                 self._count(prompt, answer)
@@ -91,12 +102,16 @@ class StoredModel:
         """The store's key of a prompt."""
         return ResponseStore.key(self.identity, prompt)
 
+    @cached_property
+    def _failed_before(self) -> frozenset[str]:
+        """Keys of the failures on record when the run began."""
+        return frozenset(self.store.failures())
+
     def _ask_all(self, prompts: Sequence[str]) -> Generator[tuple[str, Answer]]:
         """Ask, and store; yield in the order in which answers come."""
         if self.concurrency is None and isinstance(self.model, AnsweringModel):
-            documents = self.model.answer([prompt] for prompt in prompts)
-            for prompt, (answer,) in zip(prompts, documents, strict=True):
-                yield prompt, self._keep(prompt, answer)
+            for group in minibatch(prompts, GROUP):
+                yield from self._ask_group(self.model, group)
             return
         with ThreadPoolExecutor(self.concurrency or 1) as pool:
             futures = {pool.submit(self._ask, prompt): prompt for prompt in prompts}
@@ -105,6 +120,20 @@ class StoredModel:
                     yield futures[future], future.result()
             finally:  # what is under way is paid for: it is waited for and stored
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ask_group(
+        self, model: AnsweringModel, prompts: Sequence[str]
+    ) -> Iterator[tuple[str, Answer]]:
+        """Ask together; if that fails, as memory may run out, ask each of the rest alone."""
+        answers: list[Answer] = []
+        # The exception holds the batch's memory: it is let go of before the rest is asked.
+        with suppress(Exception):
+            documents = model.answer([[prompt] for prompt in prompts])
+            for prompt, (answer,) in zip(prompts, documents, strict=True):
+                answers.append(self._keep(prompt, answer))
+        yield from zip(prompts, answers, strict=False)
+        for prompt in prompts[len(answers) :]:
+            yield prompt, self._ask(prompt)
 
     def _ask(self, prompt: str) -> Answer:
         try:
@@ -135,6 +164,8 @@ class StoredModel:
             self._failures_in_a_row = 0
             return
         self.failed += 1
+        if self.key(prompt) in self._failed_before:
+            return
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= self.max_failures:
             raise RuntimeError(

@@ -49,7 +49,12 @@ class Annotation:
 
 
 def annotation_of(doc: Doc) -> Annotation:
-    """The record that an annotation task has left on a Doc."""
+    """The record that an annotation task has left on a Doc.
+
+    doc (Doc): One that went through a component `llm` with such a task.
+    RETURNS (Annotation): Entities with exact offsets, and what was not used.
+    RAISES (KeyError): It did not.
+    """
     return doc.user_data["annotation"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from ..readers import open_text, passage_to_doc, write_whole
 TagColumn = Literal["first", "last"]
 
 _TAG = re.compile(r"O|[BIELSU]-.+")
+_BREAK = re.compile(r"[\t\r\n]")
 
 
 def read_conll(path: Path, *, tags: TagColumn | None = None) -> Iterator[Passage]:
@@ -78,13 +80,14 @@ def write_conll(
     nlp (Language): Gives the tokenizer.
     tags (str): The column of the tags, "first" or "last".
     RETURNS (list[tuple[str, Reject]]): Entities that overlap longer ones, as a token has one tag,
-        and texts without a token, each with its passage's id.
+        or whose label would break the line, and texts without a token, each with its passage's id.
     """
     rejects: list[tuple[str, Reject]] = []
     with write_whole(path) as file:
         for passage in passages:
+            passage, broken = _without_breaks(passage)
             doc, lost = passage_to_doc(nlp, passage)
-            rejects.extend((passage.id, reject) for reject in lost)
+            rejects.extend((passage.id, reject) for reject in (*broken, *lost))
             if not passage.text.strip():
                 rejects.append((passage.id, Reject(passage.text, "text without a token")))
                 continue
@@ -95,6 +98,17 @@ def write_conll(
                     file.write("\t".join(row) + "\n")
             file.write("\n")
     return rejects
+
+
+def _without_breaks(passage: Passage) -> tuple[Passage, list[Reject]]:
+    kept, rejects = [], []
+    for mention in passage.mentions:
+        if _BREAK.search(mention.label):
+            item = passage.text[mention.start : mention.end]
+            rejects.append(Reject(item, "label with a tab or line break"))
+        else:
+            kept.append(mention)
+    return replace(passage, mentions=tuple(kept)), rejects
 
 
 def _index(column: TagColumn) -> int:

@@ -54,7 +54,10 @@ def write_nuner(path: Path, passages: Iterable[Passage]) -> list[tuple[str, Reje
             raise ValueError(f"Cannot write {path}: NuNER's data is written as .csv or .jsonl")
         case ".csv":
             with write_whole(path) as file:
-                table = csv.DictWriter(file, ("input", "output"), lineterminator="\n")
+                # Else a carriage return, which ends a line for readers, would be written bare.
+                table = csv.DictWriter(
+                    file, ("input", "output"), lineterminator="\n", quoting=csv.QUOTE_ALL
+                )
                 table.writeheader()
                 table.writerows(rows)
         case _:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,8 @@ def fingerprint(source: Source) -> str:
 
     source (Source): Where they come from.
     RETURNS (str): For local folders the digest of their files, wherever they lie; for the hub
-        the id and the commit, or the revision as long as nothing has been downloaded.
+        the id and the commit, for which the configuration is downloaded if it has not been yet;
+        the revision where it cannot be had.
     """
     parts = [_fingerprint(source.name, source.revision)]
     if source.adapter is not None:
@@ -180,14 +181,20 @@ def _fingerprint(name: str, revision: str, config_name: str = "config.json") -> 
         return _digest(files)
     from transformers.utils.hub import cached_file, extract_commit_hash
 
-    config = cached_file(
+    find = partial(
+        cached_file,
         name,
         config_name,
         revision=revision,
-        local_files_only=True,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
+    config = find(local_files_only=True)
+    if config is None:
+        # Now, or the weights would have another name once they are loaded, and what was answered
+        # under this one would be asked again. That they are absent is said when they are needed.
+        with suppress(OSError):
+            config = find()
     return f"{name}@{extract_commit_hash(config, None) or revision}"
 
 
