@@ -1,10 +1,21 @@
-"""Number formats: which of them a device computes in, and which only in emulation."""
+"""Devices and number formats: which of them there are, and which only in emulation."""
 
 from __future__ import annotations
 
 import warnings
 
 import torch
+
+
+def find_device() -> torch.device:
+    """Where this machine trains.
+
+    PyTorch's `current_accelerator` alone tells what it was built for, which may not be there.
+
+    RETURNS (torch.device): The accelerator, or the CPU where there is none.
+    """
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return device or torch.device("cpu")
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
@@ -17,7 +28,8 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     RETURNS (bool): False where bfloat16 would be emulated.
     """
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        available = torch.backends.mkldnn.is_available()  # else there is no such operator
+        return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return True
@@ -42,10 +54,13 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """
     if wanted == "auto":
         return "bfloat16" if computes_in_bfloat16(device) else "float32"
-    if wanted == "bfloat16" and not computes_in_bfloat16(device):
+    # Float16, for GPUs only, is trained in bfloat16.
+    halves = ("bfloat16",) if device.type == "cpu" else ("bfloat16", "float16")
+    if wanted in halves and not computes_in_bfloat16(device):
         warnings.warn(
             f"This {device.type.upper()} has no bfloat16 arithmetic and emulates it, many times "
-            "slower than float32. Use the precision 'auto' or 'float32'.",
+            f"slower than float32. {'To train, use' if wanted == 'float16' else 'Use'} the "
+            "precision 'auto' or 'float32'.",
             RuntimeWarning,
             stacklevel=2,
         )

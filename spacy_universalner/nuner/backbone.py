@@ -57,7 +57,8 @@ def freeze_layers(model: PreTrainedModel, freeze: Freeze) -> None:
 
     model (PreTrainedModel): Changed in place.
     freeze (str | int): "none", "all", or the number of bottom layers that are frozen together with
-        the embeddings (the paper's pre-training freezes 6 of 12, section 3.3).
+        the embeddings (the paper's pre-training freezes 6 of 12, section 3.3). DeBERTa's relative
+        embeddings feed every layer, the frozen ones too, and are frozen with them.
     RAISES (ValueError): More layers than the encoder has.
     """
     model.requires_grad_(freeze == "none")
@@ -68,6 +69,8 @@ def freeze_layers(model: PreTrainedModel, freeze: Freeze) -> None:
         raise ValueError(f"freeze = {freeze}, but the encoder has {len(layers)} layers.")
     for layer in layers[freeze:]:
         layer.requires_grad_(True)
+    if hasattr(model, "final_norm"):  # ModernBERT's, above the layers
+        model.final_norm.requires_grad_(True)
 
 
 def freeze_bottom(encoder: PreTrainedModel, fraction: float) -> int:

@@ -73,7 +73,9 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        # It may be of a device that is not here, or is that of another process. What is restored
+        # is copied to where the parameters are.
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         if state["fingerprint"] == self.fingerprint:
             return state
         aside = self.path.with_name(f"checkpoint-{state['fingerprint'][:8]}.pt")

@@ -92,7 +92,7 @@ def make_nuner(
     scorer (Callable | None): The scoring method.
     RETURNS (NuNER): The component.
     """
-    make_forks_safe()
+    make_forks_safe()  # here too: a shared transformer is none of this package's encoders
     return NuNER(
         nlp.vocab,
         model,
@@ -300,7 +300,7 @@ class NuNER(TrainablePipe):
         sgd (Optimizer | None): If given, the weights are updated at once.
         losses (dict[str, float] | None): Where the loss is added under the component's name.
         RETURNS (dict[str, float]): The losses.
-        RAISES (ValueError): The encoder is a shared one.
+        RAISES (ValueError): The encoder is a shared one, or was when training was resumed.
         """
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
@@ -309,11 +309,13 @@ class NuNER(TrainablePipe):
         docs = [eg.predicted for eg in examples]
         if self._rehearsal_model is None or not any(map(len, docs)):
             return losses
-        if any(node.name.endswith("-listener") for node in self.model.walk()):
+        # The copy to rehearse has the listeners of the time when it was made.
+        models = (self.model, self._rehearsal_model)
+        if any(node.name.endswith("-listener") for model in models for node in model.walk()):
             raise ValueError(
                 f"'{self.name}' cannot rehearse on a shared encoder, which `nlp.rehearse` does not "
                 f'run. Give it one of its own: nlp.replace_listeners("transformer", "{self.name}", '
-                '["model.tok2vec"]).'
+                '["model.tok2vec"]), and then nlp.resume_training().'
             )
         scores, backprop = self.model.begin_update(docs)
         ops = self.model.ops
@@ -372,7 +374,10 @@ class NuNER(TrainablePipe):
             warnings.warn(
                 f"'{self.name}': the label '{label}' of the training data is none of its labels, "
                 f"{', '.join(self.labels)}; its tokens are taken for not annotated. To learn it, "
-                f'call `add_label("{label}")`, or name it in the labels of [initialize].',
+                f'call `nlp.get_pipe("{self.name}").add_label("{label}")` before training. For '
+                f"`spacy train` name it in the labels of [initialize.components.{self.name}] or, "
+                "where the component has a `source` and so is not initialized, make that call in "
+                "a callback, [initialize.before_init].",
                 stacklevel=2,
             )
 

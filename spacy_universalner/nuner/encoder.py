@@ -10,6 +10,7 @@ from spacy.tokens import Doc
 from thinc.api import Model, torch2xp, xp2torch
 from thinc.types import Floats2d
 
+from ..forks import make_forks_safe
 from .shim import EncoderShim, Settings
 
 
@@ -34,7 +35,7 @@ def build_nuner_encoder_v1(
     layers (list[int]): Hidden states whose vectors are concatenated, -1 being the last; NuNER v2.0
         recommends [-1, -7].
     freeze (str | int): "none" trains all weights, "all" none of them; a number keeps the
-        embeddings and so many of the lowest layers as they are.
+        embeddings and so many of the lowest layers as they are, see `backbone.freeze_layers`.
     precision (str): "bfloat16" trains under autocast and predicts with rounded weights; "float16"
         is for prediction on a GPU, training it as "bfloat16"; "int8" predicts with dynamically
         quantised linear layers on the CPU and trains in float32; "auto" is "bfloat16" where the
@@ -48,6 +49,7 @@ def build_nuner_encoder_v1(
     RETURNS (Model[list[Doc], list[Floats2d]]): Vectors of shape (n_tokens, width * len(layers)).
     RAISES (ValueError): A setting is out of its range.
     """
+    make_forks_safe()
     settings = Settings(
         name, revision, tuple(layers), freeze, precision, window, stride, batch_tokens
     )

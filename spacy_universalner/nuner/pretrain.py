@@ -27,7 +27,7 @@ from transformers.optimization import get_linear_schedule_with_warmup
 
 from ..budget import TimeBudget
 from ..evaluation.provenance import provenance
-from ..precision import choose_precision
+from ..precision import choose_precision, find_device
 from ..ty import Passage
 from .backbone import freeze_bottom, load_encoder, max_length
 from .batches import Collator, Rows, plan_batches, tokenize_passage
@@ -95,8 +95,7 @@ class Pretrainer:
         self.progress = progress
         # Settings are kept for the whole process: those of a Trainer before would clash with ours.
         AcceleratorState._reset_state(reset_partial_state=True)
-        device = torch.accelerator.current_accelerator() or torch.device("cpu")
-        self.precision = choose_precision(settings.precision, device)
+        self.precision = choose_precision(settings.precision, find_device())
         self.accelerator = Accelerator(
             # Else several processes without a GPU would each train alone.
             cpu=not torch.accelerator.is_available(),

@@ -111,6 +111,37 @@ class EncoderShim(PyTorchShim):
         """Load the pretrained weights and the tokenizer that the settings name."""
         self._adopt(*load_encoder(self.settings.name, self.settings.revision))
 
+    def to_device(self, device_type: str, device_id: int) -> None:
+        """Move the weights, if there are any, and settle the precision for where they are.
+
+        device_type (str): "gpu", or as PyTorch calls it.
+        device_id (int): Which GPU.
+        RAISES (ValueError): The device does not predict in the settings' precision.
+        """
+        if self._model is not None:
+            gpu = device_type == "gpu"
+            device = torch.device("cuda", device_id) if gpu else torch.device(device_type)
+            self._place(self._model, device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Both are made anew when needed, and a schedule of the optimiser, which is a generator,
+        # can be neither copied nor pickled.
+        return {**self.__dict__, "_predictor": None, "_adamw": None}
+
+    def _place(self, model: PreTrainedModel, device: torch.device) -> None:
+        """Move an encoder to a device and settle in which precision it predicts there."""
+        precision = choose_precision(self.settings.precision, device)
+        if precision == ("float16" if device.type == "cpu" else "int8"):
+            raise ValueError(
+                f"precision = '{self.settings.precision}' does not run on the device "
+                f"'{device.type}': int8 is for the CPU, float16 for a GPU, bfloat16 for both."
+            )
+        self._model = nn.Module.to(model, device)
+        self._precision = precision
+        self._batch_tokens = choose_batch_tokens(self.settings, precision, device)
+        self._predictor = None
+        self._adamw = None
+
     def _adopt(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         depth = model.config.num_hidden_layers
         for layer in self.settings.layers:
@@ -119,16 +150,8 @@ class EncoderShim(PyTorchShim):
                     f"layers = {list(self.settings.layers)}: the encoder has the hidden states "
                     f"{-depth - 1} to {depth}, embeddings included."
                 )
-        device = get_torch_default_device()
-        self._precision = choose_precision(self.settings.precision, device)
-        if self._precision == ("float16" if device.type == "cpu" else "int8"):
-            raise ValueError(
-                f"precision = '{self.settings.precision}' does not run on the device "
-                f"'{device.type}': int8 is for the CPU, float16 for a GPU, bfloat16 for both."
-            )
-        self._batch_tokens = choose_batch_tokens(self.settings, self._precision, device)
         freeze_layers(model, self.settings.freeze)
-        self._model = nn.Module.to(model, device)
+        self._place(model, get_torch_default_device())
         self.tokenizer = tokenizer
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
@@ -145,8 +168,6 @@ class EncoderShim(PyTorchShim):
                 "left for it. Set a larger window."
             )
         self._stride = min(self.settings.stride, self._window - 1)
-        self._predictor = None
-        self._adamw = None
 
     def prepare(self, docs: Sequence[Doc]) -> Batch:
         """Tokenise documents and lay their windows out in batches."""

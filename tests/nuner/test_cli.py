@@ -11,7 +11,7 @@ import spacy
 import srsly
 from spacy.cli import app
 from spacy.cli.find_threshold import find_threshold
-from spacy.tokens import DocBin
+from spacy.tokens import DocBin, Span
 from spacy.training import Example
 from typer.testing import CliRunner
 
@@ -119,6 +119,28 @@ def test_several_processes_after_use_in_this_one(trained):
 
 
 @pytest.mark.slow
+def test_several_processes_after_spacys_ner_was_used_in_this_one(tiny_bert):
+    code = (
+        "import spacy, torch\n"
+        "from spacy.training import Example\n"
+        "torch.set_num_threads(2)\n"
+        f"config = spacy.util.load_config({str(ROOT / 'configs' / 'nuner_spacy_ner.cfg')!r})\n"
+        f"config['paths']['encoder'] = {str(tiny_bert)!r}\n"
+        "nlp = spacy.util.load_model_from_config(config)\n"
+        f"texts = {[text for text, _ in SENTENCES]} * 20\n"
+        f"entities = {{'entities': {SENTENCES[0][1]}}}\n"
+        "nlp.initialize(lambda: [Example.from_dict(nlp.make_doc(texts[0]), entities)])\n"
+        "def run(number):\n"
+        "    return [doc.to_json() for doc in nlp.pipe(texts, batch_size=20, n_process=number)]\n"
+        "assert run(1) == run(2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_batch_and_not_by_the_stream(trained):
     """A document of 100,000 tokens, and five of a tenth in what the first of these needs."""
     code = (
@@ -191,6 +213,37 @@ def test_training_resumes_from_a_trained_pipeline(trained, data, tmp_path):
     cli("train", tmp_path / "resume.cfg", "--output", tmp_path, *arguments)
     meta = srsly.read_json(tmp_path / "model-last" / "meta.json")
     assert meta["performance"]["ents_f"] == 1.0
+
+
+def test_a_sourced_component_gets_a_new_label_as_its_warning_says(trained, data, tmp_path, recwarn):
+    nlp = spacy.load(trained)
+    docs = list(DocBin().from_disk(data).get_docs(nlp.vocab))
+    for doc in docs:
+        prizes = [Span(doc, t.i, t.i + 2, label="PRIZE") for t in doc if t.text == "Nobel"]
+        doc.set_ents([*doc.ents, *prizes])
+    DocBin(docs=docs).to_disk(tmp_path / "prizes.spacy")
+
+    @spacy.registry.callbacks("tests.add_prize")
+    def make_callback():
+        return lambda nlp: nlp.get_pipe("nuner").add_label("PRIZE")
+
+    def resume(name, **initialize):
+        config = sourcing_config(trained)
+        config["initialize"].update(initialize)
+        config.to_disk(tmp_path / f"{name}.cfg")
+        paths = ["--paths.train", tmp_path / "prizes.spacy", "--paths.dev", data]
+        cli("train", tmp_path / f"{name}.cfg", "--output", tmp_path / name, *paths)
+        return spacy.load(tmp_path / name / "model-last")(SENTENCES[1][0])
+
+    labels = {"nuner": {"labels": ["PERSON", "PLACE", "PRIZE"]}}
+    doc = resume("named", components=labels)  # has no effect on a sourced component
+    assert "PRIZE" not in {ent.label_ for ent in doc.ents}
+    told = [str(warning.message) for warning in recwarn if "'PRIZE'" in str(warning.message)]
+    assert all("`source`" in each and "[initialize.before_init]" in each for each in told)
+    recwarn.clear()
+    doc = resume("added", before_init={"@callbacks": "tests.add_prize"})
+    assert ("Nobel Prize", "PRIZE") in {(ent.text, ent.label_) for ent in doc.ents}
+    assert not [warning for warning in recwarn if "'PRIZE'" in str(warning.message)]
 
 
 def test_frozen_components_do_not_change(trained, data, tmp_path):

@@ -1,5 +1,6 @@
 """The component in spaCy: training, prediction, storage, streams, other components."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -8,6 +9,7 @@ import spacy
 from spacy import displacy
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
+from thinc.api import Adam, warmup_linear
 
 from spacy_universalner.nuner.loss import gold_classes
 
@@ -272,7 +274,9 @@ def test_labels_that_it_does_not_have_are_told_once(trained, tiny_bert):
     nlp = make_nlp(tiny_bert).from_bytes(trained.to_bytes())
     text, entities = SENTENCES[1]
     examples = make_examples(nlp, [(text, [*entities, (20, 31, "PRIZE")])])
-    with pytest.warns(UserWarning, match=r"'PRIZE'.*PERSON, PLACE.*add_label\(\"PRIZE\"\)"):
+    with pytest.warns(
+        UserWarning, match=r"'PRIZE'.*PERSON, PLACE.*nuner\"\)\.add_label\(\"PRIZE\"\)"
+    ):
         nlp.update(examples, sgd=nlp.resume_training())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -313,6 +317,39 @@ def test_rehearsal_holds_on_to_the_earlier_predictions(trained, tiny_bert):
     assert found(nlp(SENTENCES[0][0])) == []
     teach(nlp, forget, optimizer, 120, update="rehearse")
     assert found(nlp(SENTENCES[0][0])) == SENTENCES[0][1]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_rehearsal_in_lower_precisions(trained, tiny_bert, precision):
+    nlp = make_nlp(tiny_bert, encoder={"precision": precision}).from_bytes(trained.to_bytes())
+    examples = make_examples(nlp)
+    optimizer = nlp.resume_training()
+    optimizer.learn_rate = 5e-3
+    for _ in range(6):
+        nlp.update(make_examples(nlp, [(text, []) for text, _ in SENTENCES]), sgd=optimizer)
+    losses = [nlp.rehearse(examples, sgd=optimizer)["nuner"] for _ in range(10)]
+    assert losses[-1] < losses[0] / 3, losses
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_scheduled_learning_rate_hinders_no_copy(trained, tiny_bert, precision):
+    nlp = make_nlp(tiny_bert, encoder={"precision": precision}).from_bytes(trained.to_bytes())
+    examples = make_examples(nlp)
+    optimizer = Adam(warmup_linear(1e-3, 2, 10), use_averages=False)
+    optimizer.step_schedules()  # from a rate of nothing
+    nlp.update(examples, sgd=optimizer)
+    docs = [eg.predicted for eg in examples]
+    expected = np.concatenate(nlp.get_pipe("nuner").predict(docs))
+    nlp.resume_training(sgd=optimizer)
+    shim = nlp.get_pipe("nuner").model.get_ref("tok2vec").shims[0]
+    copies = shim.copy(), pickle.loads(pickle.dumps(shim))
+    nlp.update(examples, sgd=optimizer)
+    pipe = nlp.get_pipe("nuner")
+    assert not np.allclose(np.concatenate(pipe.predict(docs)), expected)
+    pipe.model = pipe._rehearsal_model
+    for copied in (pipe.model.get_ref("tok2vec").shims[0], *copies):
+        pipe.model.get_ref("tok2vec").shims[0] = copied
+        np.testing.assert_allclose(np.concatenate(pipe.predict(docs)), expected, atol=1e-5)
 
 
 def test_disk_and_bytes_hold_the_weights(trained, tmp_path):

@@ -1,5 +1,6 @@
 """The encoder layer against a plain forward pass of the same Hugging Face model."""
 
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from thinc.api import Adam, Model, RAdam
 from transformers import AutoModel, AutoTokenizer
 
 from spacy_universalner.nuner.encoder import build_nuner_encoder_v1
+from tests.nuner.test_families import make_base
 
 TEXTS = [
     "Marie Curie won the Nobel Prize in Paris.",
@@ -164,24 +166,29 @@ def test_gradients_are_those_of_pytorch(tiny_bert, docs):
 
 
 @pytest.mark.parametrize(
-    ("freeze", "trained"),
+    ("family", "freeze", "trained"),
     [
-        ("none", {"embeddings", "layer.0", "layer.1"}),
-        (0, {"layer.0", "layer.1"}),
-        (1, {"layer.1"}),
-        (2, set()),
-        ("all", set()),
+        ("bert", "none", {"embeddings", "layer.0", "layer.1"}),
+        ("bert", 0, {"layer.0", "layer.1"}),
+        ("bert", 1, {"layer.1"}),
+        ("bert", 2, set()),
+        ("bert", "all", set()),
+        ("modernbert", 0, {"layers.0", "layers.1", "final_norm"}),
+        ("modernbert", 2, {"final_norm"}),
+        ("modernbert", "all", set()),
+        ("deberta-v3", 0, {"layer.0", "layer.1"}),
     ],
 )
-def test_frozen_weights_stay_as_they_are(tiny_bert, docs, freeze, trained):
-    encoder = make_encoder(tiny_bert, freeze=freeze)
+def test_frozen_weights_stay_as_they_are(tiny_bert, docs, tmp_path, family, freeze, trained):
+    folder = tiny_bert if family == "bert" else make_base(family, tmp_path)
+    encoder = make_encoder(folder, freeze=freeze)
     before = parameters(encoder)
     vectors, backprop = encoder.begin_update(docs)
     backprop(make_gradients(vectors))
     encoder.finish_update(Adam(0.01, use_averages=False))
     changed = {name for name, p in parameters(encoder).items() if not torch.equal(p, before[name])}
-    parts = {part for part in ("embeddings", "layer.0", "layer.1") for n in changed if part in n}
-    assert parts == trained
+    part = re.compile(r"embeddings|layers?\.\d|\w+")
+    assert {part.search(name.removeprefix("encoder."))[0] for name in changed} == trained
 
 
 def test_updates_are_those_of_adamw(tiny_bert, docs):
@@ -232,6 +239,41 @@ def test_a_frozen_encoder_is_cast_once(tiny_bert, docs):
         backprop(make_gradients(vectors))
         encoder.finish_update(Adam(0.01, use_averages=False))
     assert shim._predictor is cast
+
+
+def test_a_model_without_weights_moves(docs):
+    encoder = build_nuner_encoder_v1("embedded")
+    encoder.to_cpu()
+    with pytest.raises(ValueError, match="has no weights yet"):
+        encoder.predict(docs)
+
+
+def test_what_is_made_of_the_weights_does_not_stay_behind(tiny_bert, docs):
+    """The move is to "meta", a device without figures, for want of another."""
+    encoder = make_encoder(tiny_bert, precision="bfloat16")
+    shim = encoder.shims[0]
+    vectors, backprop = encoder.begin_update(docs)
+    backprop(make_gradients(vectors))
+    encoder.finish_update(Adam(0.01, use_averages=False))
+    encoder.predict(docs)
+    shim.to_device("meta", 0)
+    assert shim.device.type == "meta" and shim._predictor is shim._adamw is None
+
+
+def test_precision_and_batches_are_those_of_the_device(tiny_bert, docs, nlp):
+    encoder = make_encoder(tiny_bert)
+    shim = encoder.shims[0]
+    many = [nlp.make_doc(" ".join(["won"] * 8))] * 1000
+    sizes = []
+    for device in ("cpu", "meta"):
+        shim.to_device(device, 0)
+        sizes.append(max(ids.numel() for ids, _ in shim.prepare(many).inputs))
+    assert sizes == [1024 // 8 * 10, 4096 // 8 * 10]
+    encoder = make_encoder(tiny_bert, precision="int8")
+    expected = encoder.predict(docs)
+    with pytest.raises(ValueError, match="'int8' does not run on the device 'cuda'"):
+        encoder.shims[0].to_device("gpu", 0)
+    np.testing.assert_array_equal(encoder.predict(docs)[0], expected[0])
 
 
 def test_radam_goes_the_way_of_thinc(tiny_bert, docs):

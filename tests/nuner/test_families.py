@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,15 +72,18 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_any_family_goes_from_pre_training_to_entities(family, tmp_path):
+def make_base(family: str, folder: Path) -> Path:
+    """A tiny encoder of a family, untrained."""
     config, more, make_tokenizer = FAMILIES[family]
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     settings = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    base = AutoModel.from_config(config(**SIZES, **settings, **more))
-    tiny.save(tmp_path / "base", base, tokenizer)
+    return tiny.save(folder, AutoModel.from_config(config(**SIZES, **settings, **more)), tokenizer)
 
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_family_goes_from_pre_training_to_entities(family, tmp_path):
+    make_base(family, tmp_path / "base")
     settings = PretrainSettings(
         encoder=str(tmp_path / "base"), epochs=3, batch_size=8, learning_rate=3e-3, dropout=False
     )

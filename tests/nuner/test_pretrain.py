@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -84,13 +85,26 @@ def test_every_process_needs_a_text_of_every_batch(settings, tmp_path, monkeypat
         pretrain(make_passages(100), tmp_path, replace(settings, batch_size=9))
 
 
-def test_a_checkpoint_of_other_settings_is_put_aside(settings, tmp_path):
-    class Interrupts(FewShotProbe):
-        def __call__(self, passages, vectors):
-            if len(run.history) == 1:
-                raise InterruptedError
-            return 0.0
+def test_several_processes_have_no_common_clock(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    message = r"minutes = 5\.0 with 2 processes: .*Set minutes = 0"
+    with pytest.raises(ValueError, match=message):
+        pretrain(make_passages(), tmp_path, replace(settings, minutes=5.0))
 
+
+class Interrupts(FewShotProbe):
+    """Ends a run in its second epoch."""
+
+    calls = 0
+
+    def __call__(self, passages, vectors):
+        self.calls += 1
+        if self.calls == 2:
+            raise InterruptedError
+        return 0.0
+
+
+def test_a_checkpoint_of_other_settings_is_put_aside(settings, tmp_path):
     run = Pretrainer(
         make_passages(),
         settings,
@@ -109,6 +123,29 @@ def test_a_checkpoint_of_other_settings_is_put_aside(settings, tmp_path):
     probe = FewShotProbe(make_passages(), make_passages(), k=1)
     resumed = pretrain(make_passages(), tmp_path, settings, probe=probe)
     assert resumed["epochs"][0] == run.history[0] and len(resumed["epochs"]) == 3
+
+
+def test_a_run_begun_on_a_gpu_goes_on_without_it(settings, tmp_path):
+    probe = FewShotProbe(make_passages(), make_passages(), k=1)
+    whole = pretrain(make_passages(), tmp_path / "whole", settings, probe=probe)
+    path = tmp_path / "resumed" / "checkpoint.pt"
+    interrupts = Interrupts(make_passages(), make_passages(), k=1)
+    with pytest.raises(InterruptedError):
+        pretrain(make_passages(), path.parent, settings, probe=interrupts)
+    # What a GPU writes differs in where each tensor has been.
+    with ZipFile(path) as files:
+        contents = {name: files.read(name) for name in files.namelist()}
+    with ZipFile(path, "w") as files:
+        for name, content in contents.items():
+            cpu, gpu = (b"X" + bytes([len(tag), 0, 0, 0]) + tag for tag in (b"cpu", b"cuda:7"))
+            assert not name.endswith("data.pkl") or cpu in content
+            files.writestr(
+                name, content.replace(cpu, gpu) if name.endswith("data.pkl") else content
+            )
+    resumed = pretrain(make_passages(), tmp_path / "resumed", settings, probe=probe)
+    assert resumed["epochs"][1:] == whole["epochs"][1:]
+    first, second = (weights(tmp_path / name) for name in ("whole", "resumed"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 class Remembers(GeneralTracker):
@@ -300,6 +337,21 @@ def test_the_best_epoch_is_kept(tmp_path, settings, cache):
         states = encoder(**inputs).last_hidden_state[0]
         torch.testing.assert_close(probe.seen[1][index], states, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(probe.seen[2][index], states, rtol=1e-3, atol=1e-3)
+
+
+def test_the_epoch_with_the_lowest_dev_loss_is_kept(tmp_path, settings):
+    passages = make_passages()
+    probe = ScriptedProbe(passages[:20], passages[20:24], k=1)
+    settings = replace(settings, keep="dev_loss")
+    metrics = pretrain(passages, tmp_path / "encoder", settings, probe=probe, progress=False)
+    losses = [epoch["dev_loss"] for epoch in metrics["epochs"]]
+    kept = metrics["kept_epoch"] - 1
+    assert losses[kept] == min(losses) < losses[-1]
+    encoder = AutoModel.from_pretrained(tmp_path / "encoder", add_pooling_layer=False)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "encoder")
+    inputs = tokenizer(passages[0].text, return_tensors="pt")
+    states = encoder(**inputs).last_hidden_state[0]
+    torch.testing.assert_close(probe.seen[kept][0], states, rtol=1e-4, atol=1e-4)
 
 
 def test_a_real_probe_scores_every_epoch(tmp_path, settings):

@@ -72,5 +72,8 @@ def test_on_a_shared_transformer(tiny_bert):
     with pytest.raises(ValueError, match=r"'nuner' cannot rehearse on a shared encoder"):
         nlp.get_pipe("nuner").rehearse(examples)
     nlp.replace_listeners("transformer", "nuner", ["model.tok2vec"])
+    # The copy to rehearse still listens: all that it predicts is a constant.
+    with pytest.raises(ValueError, match=r"tok2vec\"\]\), and then nlp\.resume_training\(\)"):
+        nlp.get_pipe("nuner").rehearse(examples)
     nlp.resume_training()
     assert nlp.get_pipe("nuner").rehearse(examples)["nuner"] > 0
