@@ -5,13 +5,13 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import torch
 import typer
 from spacy.cli._util import parse_config_overrides
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -23,6 +23,7 @@ from spacy_universalner.data.negatives import NegativeSampler, Strategy
 from spacy_universalner.data.readers import read_passages
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, ZERO_SHOT, word_labels
 from spacy_universalner.evaluation.provenance import folder_checksums, provenance
+from spacy_universalner.precision import find_device
 from spacy_universalner.ty import Conversation, Passage
 from spacy_universalner.universal_ner.finetune import finetune
 from spacy_universalner.universal_ner.finetune_dev import score_answers
@@ -144,8 +145,9 @@ def main(
 ) -> None:
     """Write OUTPUT/ablations.json and .md: string-set F1, mean and deviation over the seeds.
 
-    Each run is kept in OUTPUT/runs, so that a run of the program that was stopped goes on. Settings
-    can be overridden as in `spacy train`: --training.max_steps 100
+    Each run is kept in OUTPUT/runs, so that a run of the program that was stopped goes on; those
+    with other settings or data are kept beside. Settings can be overridden as in `spacy train`:
+    --training.max_steps 100
     """
     chosen = factor or list(FACTORS)
     for name in chosen:
@@ -154,6 +156,12 @@ def main(
     tables = {" x ".join(chosen): combine(chosen)} if cross else {n: FACTORS[n] for n in chosen}
     settings = read_settings(config, parse_config_overrides(ctx.args))
     data = Data(sentences, passages, gold_train, gold_test, definitions, benchmarks)
+    if benchmarks is not None and not data.benchmark_files():
+        expected = ", ".join(BENCHMARKS[key].test for key in ZERO_SHOT)
+        msg.warn(
+            f"{benchmarks} has no test set of CrossNER and MIT, which the tables will lack. "
+            f"Expected any of {expected}."
+        )
     variants = dict.fromkeys(v for _, rows in tables.values() for v in rows.values())
     made_with = {
         "student": student,
@@ -164,13 +172,15 @@ def main(
         "settings": asdict(settings),
         "provenance": provenance(data.files()),
     }
+    made = digest(made_with)
     scores: dict[str, list[dict[str, float]]] = {}
     for variant in variants:
         tests = data.tests(variant, test_texts)
         for seed in range(seeds):
-            path = output / "runs" / f"{variant.name}-{seed}.json"
-            run = json.loads(path.read_text("utf8")) if path.exists() else None
-            if run is None or not same(run["made_with"], made_with):
+            path = output / "runs" / f"{variant.name}-{seed}-{made}.json"
+            if path.exists():
+                run = json.loads(path.read_text("utf8"))
+            else:
                 msg.divider(f"{variant.name}, seed {seed}")
                 train = data.train(variant, texts, seed)
                 f1 = train_and_score(settings, student, variant, seed, train, tests, max_new_tokens)
@@ -217,7 +227,7 @@ class Data:
     def files(self) -> list[Path]:
         """All files that are read."""
         own = [self.sentences, self.passages, self.gold_train, self.gold_test, self.definitions]
-        return [*own, *self._benchmarks().values()]
+        return [*own, *self.benchmark_files().values()]
 
     def train(self, variant: Variant, texts: int, seed: int) -> list[Conversation]:
         """Training conversations: each seed draws its own texts, negatives and orders."""
@@ -253,7 +263,7 @@ class Data:
         gold = self._gold(self.gold_test, variant)
         closed = {GOLD: (gold, "gold" if variant.named else None)}
         if variant.ask != "definition":
-            for key, path in self._benchmarks().items():
+            for key, path in self.benchmark_files().items():
                 closed[BENCHMARKS[key].name] = (in_words(read_conll(path)), None)
         for name, (labelled, dataset) in closed.items():
             sampler = NegativeSampler(count_types(labelled), "all")
@@ -270,7 +280,8 @@ class Data:
             return in_words(read_passages(path))
         return in_words(read_passages(path), json.loads(self.definitions.read_text("utf8")))
 
-    def _benchmarks(self) -> dict[str, Path]:
+    def benchmark_files(self) -> dict[str, Path]:
+        """The test sets of CrossNER and MIT that there are, by their keys."""
         if self.benchmarks is None:
             return {}
         paths = {key: self.benchmarks / BENCHMARKS[key].test for key in ZERO_SHOT}
@@ -319,8 +330,7 @@ def train_and_score(
     )
     with TemporaryDirectory() as folder:
         finetune(settings, student, train, Path(folder))
-        device = torch.accelerator.current_accelerator() or "cpu"
-        model = AutoModelForCausalLM.from_pretrained(folder).eval().to(device)
+        model = AutoModelForCausalLM.from_pretrained(folder).eval().to(find_device())
         tokenizer = AutoTokenizer.from_pretrained(folder)
     return {
         name: score_answers(
@@ -335,10 +345,10 @@ def train_and_score(
     }
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two runs were made with the same settings, on the same data."""
-    one, other = ({**each, "provenance": each["provenance"]["data"]} for each in (one, other))
-    return bool(one == json.loads(json.dumps(other)))
+def digest(made_with: dict[str, Any]) -> str:
+    """What runs with the same settings on the same data share, whenever they were made."""
+    lasting = {**made_with, "provenance": made_with["provenance"]["data"]}
+    return sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def summarize(

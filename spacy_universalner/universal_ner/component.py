@@ -135,6 +135,8 @@ def make_universal_ner(
     save_io (bool): Whether to keep prompts and answers in `doc.user_data[name]["io"]`.
     scorer (Callable | None): The scoring method.
     RETURNS (UniversalNER): The component.
+    RAISES (ValueError): A setting is out of its range, `label_thresholds` has a label that is not
+        asked for, or the model cannot be used with `cache`.
     """
     scores.register()
     make_forks_safe()
@@ -196,6 +198,7 @@ class UniversalNER(Pipe):
         annotator (Annotator): Where the answers go. For the others see `make_universal_ner`.
         labels_in_config (bool): Whether the pipeline's config can hold the labels. If not, they are
             saved with the component.
+        RAISES (ValueError): See `make_universal_ner`.
         """
         if max_new_tokens is not None and max_new_tokens < 1:
             raise ValueError(f"'{name}': max_new_tokens = {max_new_tokens}: expected at least 1.")

@@ -23,19 +23,19 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.trainer import Trainer
+from transformers.trainer import TRAINER_STATE_NAME, Trainer
 from transformers.trainer_callback import (
     ExportableState,
     TrainerCallback,
     TrainerControl,
     TrainerState,
 )
-from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, set_seed
 from transformers.training_args import TrainingArguments
 
 from ..budget import TimeBudget
 from ..evaluation.provenance import provenance
-from ..precision import choose_precision
+from ..precision import choose_precision, find_device
 from ..pretrained import unavailable
 from ..ty import Conversation, Reject
 from .finetune_batches import Collator, LengthGroupedSampler, was_encoder
@@ -56,13 +56,20 @@ METRICS_FILE = "finetune.json"
 
 
 class TuningArguments(TrainingArguments):
-    """A Trainer's settings that call every CPU "cpu": of several processes each calls its own
-    "cpu:1" and so on, a place to which `torch.load` can restore no checkpoint."""
+    """A Trainer's settings for one device a process, every CPU being called "cpu": of several
+    processes each calls its own "cpu:1" and so on, a place to which `torch.load` can restore no
+    checkpoint."""
 
     @property
     def device(self) -> torch.device:
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
+
+    @property
+    def n_gpu(self) -> int:
+        # A process that sees several would cut batches up between them (DataParallel), while the
+        # output layer is told the targets of a whole batch.
+        return min(1, super().n_gpu)
 
 
 class Clock(TrainerCallback, ExportableState):
@@ -145,6 +152,12 @@ class AnswerTrainer(Trainer):
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
 
+    def _sorted_checkpoints(self, *args: Any, **kwargs: Any) -> list[str]:
+        # In the order in which `save_total_limit` deletes: first what a killed run left half
+        # written, however high its number
+        found = super()._sorted_checkpoints(*args, **kwargs)
+        return sorted(found, key=lambda path: _is_whole(Path(path)))
+
     def is_copying(self, step: int) -> bool:
         """Whether a step is one of those that teach to copy."""
         if self.copying is None or 0 < self.copying.steps <= step:
@@ -221,21 +234,21 @@ def finetune(
     conversations (Iterable[Conversation]): What to train on.
     output (Path): Folder for the tuned model, its checkpoints and `finetune.json`.
     dev_conversations (Iterable[Conversation]): For the loss that `eval_strategy` asks for.
-    resume (bool): Go on from the last checkpoint in `output`, if there is one.
+    resume (bool): Go on from the last whole checkpoint in `output`, if there is one.
     callbacks (Sequence[TrainerCallback]): Added to the Trainer's, such as a logger of one's own.
     data (Iterable[Path]): Files that the conversations are from, for `finetune.json`.
     RETURNS (dict[str, Any]): What `finetune.json` holds: student, settings, counts, seconds, tokens
-        a second, share of padding, how copying was taught, the last loss, questions left out with
-        reasons, the log, provenance.
+        a second, share of padding, how copying was taught, parameters (all, and those trained), the
+        last loss, questions left out with reasons, the log, provenance.
     RAISES (OSError): The student cannot be loaded.
     RAISES (ValueError): There is nothing to train on, the student lacks a layer that [copying]
-        guides, or a logger of `report_to` is not installed.
+        guides, a logger of `report_to` is not installed, or adapters would be merged into sharded
+        weights.
     """
     training = dict(settings.training)
     if training.get("bf16"):
         wanted = "auto" if training["bf16"] == "auto" else "bfloat16"
-        device = torch.accelerator.current_accelerator() or torch.device("cpu")
-        training["bf16"] = choose_precision(wanted, device) == "bfloat16"
+        training["bf16"] = choose_precision(wanted, find_device()) == "bfloat16"
     arguments = TuningArguments(
         **{
             "use_cpu": not torch.accelerator.is_available(),
@@ -298,6 +311,9 @@ def finetune(
 
     if settings.lora is not None:
         model = _add_adapters(model, settings.lora)
+    # Later the weights may be sharded, or the adapters gone into them
+    parameters = sum(weight.numel() for weight in model.parameters())
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     pad = tokenizer.pad_token_id
     trainer = AnswerTrainer(
         model=model,
@@ -317,11 +333,8 @@ def finetune(
         copying=copying,
         score=score if asked else None,
     )
-    result = trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(str(output))
-        if resume and output.exists()
-        else None
-    )
+    check_merge(settings.lora, sharded=trainer.is_fsdp_enabled)
+    result = trainer.train(resume_from_checkpoint=_last_checkpoint(output) if resume else None)
     if settings.lora is not None and settings.lora.merge:
         trainer.model = model.merge_and_unload()
     trainer.save_model()
@@ -345,7 +358,8 @@ def finetune(
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
         "padding_share": 1 - tokens / places if places else 0.0,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "parameters": parameters,
+        "trainable_parameters": trainable,
         # Not the Trainer's mean, which in a resumed run lacks the steps before
         "loss": losses[-1] if losses else result.training_loss,
         "rejects": [{"id": id, "item": r.item, "reason": r.reason} for id, r in rejects],
@@ -387,6 +401,49 @@ def encode_all(
         rows.extend(encoded)
         rejects.extend((conversation.id, reject) for reject in left_out)
     return rows, rejects
+
+
+def check_merge(lora: LoraSettings | None, *, sharded: bool) -> None:
+    """Refuse what would fail only after the training.
+
+    lora (LoraSettings | None): Adapters, if they are what is trained.
+    sharded (bool): Whether the weights are spread over the processes (FSDP).
+    RAISES (ValueError): Adapters would be merged into weights of which no process has all.
+    """
+    if lora is not None and lora.merge and sharded:
+        raise ValueError(
+            "merge = true in [lora] with weights sharded over the processes (FSDP): adapters can "
+            "be added to whole weights only. Set merge = false (--lora.merge false) and merge "
+            "afterwards: spacy-universalner.HF.v1 does it with the output folder as `adapter`."
+        )
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer's state is what comes last."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text("utf8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    return True
+
+
+def _last_checkpoint(output: Path) -> str | None:
+    """The last whole checkpoint of a folder, if any; a warning names those begun after it."""
+    found = {
+        int(number): path
+        for path in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if (number := path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal()
+    }
+    last = max((number for number, path in found.items() if _is_whole(path)), default=-1)
+    partial = [found[number].name for number in sorted(found) if number > last]
+    if partial:
+        warnings.warn(
+            f"Passed over in {output}: {', '.join(partial)}, not written to the end (expected a "
+            f"whole {TRAINER_STATE_NAME}). The run goes on from "
+            f"{found[last].name if last in found else 'its start'}.",
+            stacklevel=3,
+        )
+    return str(found[last]) if last in found else None
 
 
 def _take_questions(conversations: Sequence[Conversation], number: int) -> list[Conversation]:

@@ -129,13 +129,14 @@ def test_a_share_of_the_texts_is_a_part_of_them(data: Data) -> None:
 
 @pytest.mark.slow
 def test_tables_have_every_row_and_runs_are_kept(
-    data: Data, tmp_path: Path, tiny_bert_decoder: Path, tiny_llama: Path
+    data: Data, tmp_path: Path, tiny_bert_decoder: Path, tiny_llama: Path, capsys
 ) -> None:
     shutil.copytree(tiny_bert_decoder, tmp_path / "student")
     arguments = [
         *(ROOT / "configs/test/finetune_mini.cfg", tmp_path / "student", tmp_path / "out"),
         *("--sentences", data.sentences, "--passages", data.passages),
         *("--gold-train", data.gold_train, "--gold-test", data.gold_test),
+        *("--benchmarks", tmp_path / "typo"),
         *("--seeds", 1, "--texts", 20, "--test-texts", 2, "--max-new-tokens", 8),
         *("--training.max_steps", 1),
     ]
@@ -145,6 +146,9 @@ def test_tables_have_every_row_and_runs_are_kept(
         return (tmp_path / "out/ablations.md").read_text("utf8")
 
     table = run()
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{tmp_path / 'typo'} has no test set of CrossNER and MIT" in told
+    assert "Expected any of mit_movie_test.txt, " in told
     assert "scale-down" in table
     for title, rows in FACTORS.values():
         assert f"### {title}" in table
@@ -165,7 +169,11 @@ def test_tables_have_every_row_and_runs_are_kept(
     shutil.copytree(tiny_llama, tmp_path / "student")
     arguments += ["--factor", "loss"]
     run()
-    assert sum(path.stat().st_mtime_ns > kept[path] for path in kept) == 2
+    arguments += ["--texts", 10]
+    run()
+    # Nor do other settings write over the runs with those before.
+    assert len(list((tmp_path / "out/runs").iterdir())) == len(kept) + 2 + 2
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
     arguments += ["--factor", "questions", "--cross"]
     table = run()
     assert f"### {FACTORS['loss'][0]} x {FACTORS['questions'][0]}" in table

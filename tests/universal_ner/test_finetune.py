@@ -6,13 +6,20 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
+from transformers.training_args import ParallelMode
 
 from spacy_universalner.data.readers import write_conversations
 from spacy_universalner.evaluation.metrics import count_strings, total
 from spacy_universalner.evaluation.provenance import checksum
 from spacy_universalner.ty import Conversation, Question
-from spacy_universalner.universal_ner.finetune import METRICS_FILE, finetune
+from spacy_universalner.universal_ner.finetune import (
+    METRICS_FILE,
+    TuningArguments,
+    check_merge,
+    finetune,
+)
 from spacy_universalner.universal_ner.finetune_data import (
     IGNORE_INDEX,
     encode_conversation,
@@ -52,6 +59,7 @@ def test_any_causal_model_learns_and_loads_again(folder, tmp_path, attend):
     assert metrics["questions"] == 24
     assert 0 <= metrics["padding_share"] < 1
     tuned, tokenizer = load(tmp_path)
+    assert metrics["trainable_parameters"] == metrics["parameters"] == tuned.num_parameters()
     (row,), _ = encode_conversation(tokenizer, conversations(1)[0])
     assert tuned(torch.tensor([row["input_ids"]])).logits.shape[-1] == len(tokenizer)
 
@@ -65,6 +73,15 @@ def test_what_a_run_depends_on_is_told(tiny_llama, tmp_path):
     assert metrics["settings"]["training"]["learning_rate"] == 5e-3
     assert metrics["settings"]["data"]["template"] == "train"
     assert metrics["provenance"]["data"] == {str(path): checksum(path)}
+
+
+def test_a_process_trains_on_one_device_however_many_it_sees(tmp_path):
+    arguments = TuningArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+    assert arguments.n_gpu == 0
+    arguments._n_gpu = 8
+    assert arguments.n_gpu == 1
+    assert (arguments.train_batch_size, arguments.eval_batch_size) == (4, 8)
+    assert arguments.parallel_mode == ParallelMode.NOT_PARALLEL
 
 
 def test_a_logger_that_is_not_there_is_named_before_any_work(tmp_path):
@@ -241,12 +258,16 @@ def test_adapters_are_trained_alone_and_merged(request, tmp_path, name):
     for merge in (True, False):
         lora = LoraSettings(r=4, dropout=0.0, target_modules=targets, merge=merge)
         settings = make_settings({"gradient_checkpointing": True})
-        finetune(
+        metrics = finetune(
             FinetuneSettings(settings.data, settings.training, lora),
             str(folder),
             conversations(4),
             tmp_path / str(merge),
         )
+        trainable = metrics["trainable_parameters"]
+        assert metrics["parameters"] == before.num_parameters() + trainable
+    adapters = load_file(tmp_path / "False" / "adapter_model.safetensors")
+    assert trainable == sum(weight.numel() for weight in adapters.values())
     merged, _ = load(tmp_path / "True")
     changed = {
         weight
@@ -261,3 +282,11 @@ def test_adapters_are_trained_alone_and_merged(request, tmp_path, name):
     prompts = [[build_prompt(CONVERSATION.text, "person")]]
     expected = make_hf_model(str(tmp_path / "True"), max_new_tokens=8)
     assert list(model(prompts)) == list(expected(prompts))
+
+
+def test_adapters_are_not_merged_into_sharded_weights():
+    with pytest.raises(ValueError, match=r"merge = true in \[lora\].*FSDP.*--lora.merge false"):
+        check_merge(LoraSettings(), sharded=True)
+    check_merge(LoraSettings(), sharded=False)
+    check_merge(LoraSettings(merge=False), sharded=True)
+    check_merge(None, sharded=True)

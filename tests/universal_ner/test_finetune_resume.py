@@ -132,6 +132,34 @@ def test_a_stopped_run_resumes_to_the_same_end(tiny_llama, tmp_path, group_by_le
         assert torch.equal(after[name], weight), name
 
 
+@pytest.mark.parametrize("number,start", [(1, "checkpoint-2"), (2, "its start")])
+def test_checkpoints_half_written_are_passed_over(tiny_llama, tmp_path, number, start):
+    settings = make_settings({"save_strategy": "steps", "save_steps": 2})
+    whole = finetune(settings, str(tiny_llama), conversations(4), tmp_path)
+    # Killed before the Trainer's state was begun, and while it was written
+    (tmp_path / "checkpoint-4" / "trainer_state.json").unlink()
+    if number == 2:
+        state = tmp_path / "checkpoint-2" / "trainer_state.json"
+        state.write_text(state.read_text()[:-9])
+    (tmp_path / "checkpoint-9-old").mkdir()
+    names = ", ".join(["checkpoint-2", "checkpoint-4"][-number:])
+    with pytest.warns(UserWarning, match=f": {names}, not written .* goes on from {start}"):
+        resumed = finetune(settings, str(tiny_llama), conversations(4), tmp_path, resume=True)
+    assert [entry.get("loss") for entry in resumed["log"]] == [
+        entry.get("loss") for entry in whole["log"]
+    ]
+    assert number * whole["tokens"] == 2 * resumed["tokens"]
+
+
+def test_what_a_killed_run_left_is_deleted_before_whole_checkpoints(tiny_llama, tmp_path):
+    left = tmp_path / "checkpoint-99"
+    left.mkdir()
+    os.utime(left, (2**32, 2**32))  # by a machine whose clock is ahead
+    training = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+    finetune(make_settings(training), str(tiny_llama), conversations(4), tmp_path)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
 def test_a_run_ends_with_its_time_and_its_schedule(tiny_llama, tmp_path):
     settings = replace(make_settings(), budget=BudgetSettings(minutes=1e-4))
     metrics = finetune(settings, str(tiny_llama), conversations(8), tmp_path)
