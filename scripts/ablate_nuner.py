@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from spacy.cli._util import parse_config_overrides
 from wasabi import msg
 
 from scripts.evaluate_frozen import DataSet, files_of, probe, read_sets
@@ -79,6 +80,7 @@ class Variant:
 
 
 def main(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="As for pretraining")],
     sentences: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL")],
     passages: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, longer")],
@@ -100,13 +102,17 @@ def main(
 ) -> None:
     """Write OUTPUT/ablation.json and .md; a line a variant goes to OUTPUT/ablation.jsonl at once.
 
-    What several tables share is trained once.
+    What several tables share is trained once. Settings can be overridden as in `spacy train`:
+    --pretraining.learning_rate 3e-5
     """
     if unknown := sorted(set(factor) - set(FACTORS)):
         msg.fail(f"There is no factor {unknown[0]!r}", f"Known: {', '.join(FACTORS)}", exits=1)
     if jobs is None and torch.accelerator.is_available():
         jobs = 1  # all would train on the same one
-    settings = read_settings(config, {} if encoder is None else {"pretraining.encoder": encoder})
+    overrides = parse_config_overrides(context.args)
+    if encoder is not None:
+        overrides["pretraining.encoder"] = encoder
+    settings = read_settings(config, overrides)
     texts = tuple(read_passages(sentences)), tuple(read_passages(passages))
     variants = [each for each in make_variants(*texts, settings) if each.factor in factor]
     sets = read_sets(data, benchmark, read_sizes(k), seeds, limit)
@@ -303,5 +309,8 @@ def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+app = typer.Typer()
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -17,10 +17,11 @@ from typing import Annotated
 
 import spacy
 import typer
-from spacy.cli._util import setup_gpu
+from spacy.cli._util import parse_config_overrides, setup_gpu
 from spacy.language import Language
 from wasabi import msg
 
+from scripts.pretrain_nuner import read_sentences
 from scripts.train_few_shot import fine_tune
 from spacy_universalner.data.readers import passages_to_docbin, read_passages
 from spacy_universalner.evaluation.provenance import provenance
@@ -31,12 +32,19 @@ METRICS_FILE = "pretraining.json"
 
 
 def main(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Training config")],
     corpus: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Passages (JSONL)")],
     output: Annotated[Path, typer.Argument(file_okay=False, help="Folder of the encoder")],
     encoder: Annotated[
         str, typer.Option(help='What to start from: "embedded", a folder, a hub id')
     ] = "embedded",
+    also: Annotated[
+        list[Path],
+        typer.Option(
+            exists=True, dir_okay=False, help="Longer passages: their sentences are texts as well"
+        ),
+    ] = [],  # noqa: B006
     concepts: Annotated[int, typer.Option(min=2, help="How many of the commonest are types")] = 300,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the corpus")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Passages of a batch")] = 24,
@@ -47,16 +55,21 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the head's weights, the order and dropout")] = 0,
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
-    """Write the encoder and its tokenizer to OUTPUT, where `AutoModel` finds them."""
+    """Write the encoder and its tokenizer to OUTPUT, where `AutoModel` finds them.
+
+    Settings of CONFIG can be overridden as in `spacy train`:
+    --training.optimizer.learn_rate.initial_rate 3e-5.
+    """
+    overrides = parse_config_overrides(context.args)
     setup_gpu(gpu_id, silent=True)
-    passages = list(read_passages(corpus))
+    passages = [*read_passages(corpus), *(text for path in also for text in read_sentences(path))]
     counts = Counter(mention.label for passage in passages for mention in passage.mentions)
     types = dict(counts.most_common(concepts))
     layers = int(frozen * len(transformer_layers(load_encoder(encoder)[0])))
     clock = time.perf_counter()
     with TemporaryDirectory() as folder:
         data = Path(folder) / "closed.spacy"
-        docbin, _ = passages_to_docbin(spacy.blank("en"), keep_types(passages, types))
+        docbin, lost = passages_to_docbin(spacy.blank("en"), keep_types(passages, types))
         docbin.to_disk(data)
         nlp = fine_tune(
             config,
@@ -71,6 +84,7 @@ def main(
                 "components.nuner.model.scheme": "bio",
                 "components.nuner.model.tok2vec.freeze": layers or "none",
                 "components.nuner.model.tok2vec.precision": precision,
+                **overrides,
             },
             progress=True,
         )
@@ -79,17 +93,21 @@ def main(
         "encoder": encoder,
         "passages": len(passages),
         "types": len(types),
-        "share_of_mentions": sum(types.values()) / counts.total(),
+        "share_of_mentions": (sum(types.values()) - len(lost)) / counts.total(),
+        "mentions_lost": len(lost),  # they overlap another, which one class a token cannot tell
         "epochs": epochs,
         "batch_size": batch_size,
         "frozen": frozen,
         "precision": precision,
+        "overrides": overrides,
         "seed": seed,
         "seconds": round(time.perf_counter() - clock, 1),
-        "provenance": provenance([config, corpus]),
+        "provenance": provenance([config, corpus, *also]),
     }
     (output / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", "utf8")
     share = f"{metrics['share_of_mentions']:.0%} of the mentions"
+    if lost:
+        msg.warn(f"{len(lost):,} mentions overlap another and are left out")
     msg.good(f"{output}: trained on {len(types)} types, {share}")
 
 
@@ -108,5 +126,8 @@ def export_encoder(nlp: Language, output: Path) -> None:
     shim.tokenizer.save_pretrained(output)
 
 
+app = typer.Typer()
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -47,6 +47,26 @@ def test_every_config_script_and_input_in_a_command_is_a_dep(name):
         assert config in deps, config
 
 
+@pytest.mark.parametrize(
+    ("rate", "trainings"),
+    [
+        ("pretrain_rate", "scripts.pretrain_nuner|scripts.ablate_nuner"),
+        (
+            "nuner_rate",
+            "spacy train|scripts.(train_few_shot|pretrain_closed|evaluate_fine_tuned)",
+        ),
+        ("student_rate", "scripts.finetune_universal_ner|scripts.ablate "),
+    ],
+)
+def test_every_training_takes_the_rate_of_its_weights(rate, trainings):
+    project = load_project_config(ROOT, overrides={f"vars.{rate}": 0.125})
+    scripts = [" ".join(command["script"]) for command in project["commands"]]
+    found = [script for script in scripts if re.search(trainings, script)]
+    assert len(found) > 1
+    for script in found:
+        assert script.count("rate 0.125") == len([*re.finditer(trainings, script)]), script
+
+
 def test_every_asset_has_the_checksum_of_its_file(tmp_path):
     for asset in PROJECT["assets"]:
         if "url" not in asset:
