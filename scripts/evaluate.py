@@ -14,6 +14,7 @@ import typer
 from spacy.cli._util import import_code
 from spacy.language import Language
 from spacy.tokens import Doc, Span
+from spacy.util import get_package_path, is_package
 from tqdm import tqdm
 from wasabi import msg
 
@@ -83,7 +84,9 @@ def main(
     import_code(code)
     try:
         passages = [
-            (passage, path.stem) for path in data for passage in read_gold(path, limit, spans_key)
+            (passage, domain)
+            for path, domain in zip(data, name_domains(data), strict=True)
+            for passage in read_gold(path, limit, spans_key, domain)
         ]
         frequencies = None if train is None else count_types(train)
         nlp = spacy.load(pipeline)
@@ -95,6 +98,7 @@ def main(
             "In .spacy they are those of doc.ents; for a span group name its key by --spans-key.",
             exits=1,
         )
+    load_weights(nlp, component, types)
     clock = time.perf_counter()
     if types is Types.passage:
         known = frequencies or Counter(m.label for passage, _ in passages for m in passage.mentions)
@@ -103,6 +107,7 @@ def main(
     else:
         predictions = list(predict(nlp, passages, component))
     seconds = time.perf_counter() - clock
+    warn_unanswered(predictions)
     words = sum(len(passage.text.split()) for passage, _ in passages)
     results = {
         "pipeline": str(pipeline),
@@ -114,7 +119,7 @@ def main(
         **make_results(
             predictions, frequencies=frequencies, asked=asked_words(nlp, component), seed=seed
         ),
-        "provenance": provenance([*data, *([train] if train else [])]),
+        "provenance": provenance([*data, *([train] if train else [])], [folder_of(pipeline)]),
         "config": nlp.config,
     }
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -136,13 +141,30 @@ def path_of_answers(output: Path, sources: Iterable[Path]) -> Path:
     return answers
 
 
+def name_domains(paths: Sequence[Path]) -> list[str]:
+    """The files' stems; where several are called alike with the folder before, or all of them."""
+    names = [path.stem for path in paths]
+    for longer in (lambda path: f"{path.resolve().parent.name}/{path.stem}", str):
+        names = [
+            longer(path) if names.count(name) > 1 else name
+            for path, name in zip(paths, names, strict=True)
+        ]
+    return names
+
+
+def folder_of(pipeline: str | Path) -> Path:
+    """Where a pipeline lies, a folder or an installed package."""
+    return get_package_path(str(pipeline)) if is_package(str(pipeline)) else Path(pipeline)
+
+
 def read_gold(
-    path: Path, limit: int | None = None, spans_key: str | None = None
+    path: Path, limit: int | None = None, spans_key: str | None = None, name: str | None = None
 ) -> Iterator[Passage]:
-    """Stream the passages of a `.spacy` or JSONL file."""
+    """Stream the passages of a `.spacy` or JSONL file; ids that it lacks begin with NAME."""
     if path.suffix == ".spacy":
         docs = enumerate(read_docs(path))
-        passages = (doc_to_passage(doc, f"{path.stem}-{i}", spans_key=spans_key) for i, doc in docs)
+        name = name or path.stem
+        passages = (doc_to_passage(doc, f"{name}-{i}", spans_key=spans_key) for i, doc in docs)
     else:
         passages = read_passages(path)
     for i, passage in enumerate(passages):
@@ -178,6 +200,15 @@ def draw_types(
     return drawn
 
 
+def load_weights(nlp: Language, component: str, types: Types = Types.pipeline) -> None:
+    """Run one word, as weights that are loaded with the first document are no part of the speed."""
+    word = [(Passage("", "word"), "")]
+    if types is Types.passage:
+        list(ask(nlp, word, component, [("word",)]))
+    else:
+        list(predict(nlp, word, component))
+
+
 def predict(
     nlp: Language, passages: Sequence[tuple[Passage, str]], component: str
 ) -> Iterator[Prediction]:
@@ -185,8 +216,8 @@ def predict(
     labels = sorted({mention.label for passage, _ in passages for mention in passage.mentions})
     docs = nlp.pipe(passage.text for passage, _ in passages)
     for (passage, domain), doc in zip(passages, progress(docs, len(passages)), strict=True):
-        strings = listed(doc, component)
-        yield Prediction(passage, tuple(labels), mentions_of(doc.ents), strings, domain)
+        found = mentions_of(doc.ents), listed(doc, component)
+        yield Prediction(passage, tuple(labels), *found, domain, unanswered(doc, component))
 
 
 def ask(
@@ -203,8 +234,8 @@ def ask(
     for (passage, domain), types in progress(each, len(passages)):
         pipe.initialize(lambda: (), labels=list(types))
         doc = nlp(passage.text)
-        mentions = mentions_of(doc.spans[pipe.annotator.spans_key])
-        yield Prediction(passage, types, mentions, listed(doc, component), domain)
+        found = mentions_of(doc.spans[pipe.annotator.spans_key]), listed(doc, component)
+        yield Prediction(passage, types, *found, domain, unanswered(doc, component))
 
 
 def mentions_of(spans: Iterable[Span]) -> tuple[Mention, ...]:
@@ -223,6 +254,22 @@ def listed(doc: Doc, component: str) -> dict[str, tuple[str, ...]] | None:
     return {type_: tuple(items) for type_, items in strings.items()}
 
 
+def unanswered(doc: Doc, component: str) -> dict[str, str]:
+    """The types that `universal_ner` got no answer for, about the text or a part, and why."""
+    errors = doc.user_data.get(component, {}).get("errors", ())
+    return {each["label"]: each["error"] for each in reversed(errors)}  # the first is kept
+
+
+def warn_unanswered(predictions: Iterable[Prediction], what: str = "") -> None:
+    """Say how many questions have no answer, as the scores alone do not."""
+    reasons = [why for prediction in predictions for why in prediction.unanswered.values()]
+    if reasons:
+        msg.warn(
+            f"{what}{len(reasons):,} questions have no answer, or none about a part of the text, "
+            f"and count as answered with nothing there, such as: {reasons[0]}"
+        )
+
+
 def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
     return iter(tqdm(items, total=total, unit="text", leave=False))
 
@@ -233,13 +280,16 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
         for prediction in predictions:
             row = passage_to_dict(prediction.passage)
             found = Passage(row["id"], row["text"], prediction.mentions)
+            failed = {"unanswered": prediction.unanswered} if prediction.unanswered else {}
             write(
                 {
                     "id": row["id"],
+                    "domain": prediction.domain,
                     "text": row["text"],
                     "types": list(prediction.types),
                     "gold": row["entities"],
                     "predicted": passage_to_dict(found)["entities"],
+                    **failed,
                 }
             )
 

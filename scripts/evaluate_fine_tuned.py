@@ -19,6 +19,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from wasabi import msg
 
+from scripts.sample_few_shot import Unit, read_sizes
 from scripts.side_by_side import side_by_side
 from scripts.train_few_shot import fine_tune, parse_encoder
 from spacy_universalner.data.readers import read_docs, read_json_lines
@@ -52,6 +53,13 @@ def main(
         list[Path],
         typer.Option(exists=True, dir_okay=False, help="NAME_test.spacy, once for each data set"),
     ],
+    k: Annotated[
+        list[str] | None, typer.Option(help="Sizes, such as 8 or 8,64; all in SAMPLES if not given")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Samples per k, seeds 0, 1, ...; all if not given")
+    ] = None,
+    unit: Annotated[Unit, typer.Option(help="What k counts in the samples")] = Unit.mentions,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over a sample")] = 30,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences of a batch")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Test sentences at most")] = None,
@@ -61,7 +69,7 @@ def main(
     ] = None,
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for none")] = -1,
 ) -> None:
-    """Train every encoder on every sample in SAMPLES of a data set that has a test file.
+    """Train every encoder on the samples in SAMPLES of each data set that has a test file.
 
     Writes a line a run to OUTPUT/fine_tuned.jsonl as it goes, and mean and standard deviation over
     the seeds to OUTPUT/fine_tuned.json and .md. Settings of CONFIG can be overridden as in `spacy
@@ -70,15 +78,7 @@ def main(
     overrides = parse_config_overrides(context.args)
     encoders = dict(parse_encoder(pair) for pair in encoder)
     tests = {path.stem.removesuffix("_test"): path for path in test}
-    found = find_samples(samples, tests)
-    missing = sorted(set(tests) - {sample.data for sample in found})
-    if missing:
-        msg.fail(
-            f"No sample of {', '.join(missing)} in {samples}",
-            f"Expected files such as {missing[0]}_k8_seed0.spacy; draw them with "
-            "`python -m scripts.sample_few_shot`.",
-            exits=1,
-        )
+    found = choose_samples(samples, tests, unit, read_sizes(k or []), seeds)
     output.mkdir(parents=True, exist_ok=True)
     log = output / "fine_tuned.jsonl"
     made_with = {
@@ -105,7 +105,7 @@ def main(
     ]
     if len(runs) < len(earlier):
         other = len(earlier) - len(runs)
-        msg.warn(f"{other} of {len(earlier)} runs in {log} have other settings or data")
+        msg.warn(f"{other} of {len(earlier)} runs in {log} have other settings, samples or data")
     done = {(run["encoder"], run["sample"]) for run in runs}
     order = [(name, sample) for sample in found for name in encoders]
     todo = [
@@ -134,7 +134,9 @@ def main(
         "runs": runs,
         "summary": summarize(runs),
         **made_with,
-        "provenance": provenance([config, *tests.values(), *(sample.path for sample in found)]),
+        "provenance": provenance(
+            [config, *tests.values(), *(sample.path for sample in found)], encoders.values()
+        ),
     }
     (output / "fine_tuned.json").write_text(json.dumps(results, indent=1) + "\n", "utf8")
     tables = (f"{title}\n\n{make_table(results['summary'], key)}" for key, title in SCORES.items())
@@ -176,6 +178,30 @@ def train_and_score(
         **score(nlp, first_docs(tests[sample.data], limit)),
         "seconds": round(time.perf_counter() - clock, 1),
     }
+
+
+def choose_samples(
+    folder: Path, data: Iterable[str], unit: Unit, sizes: Sequence[int], seeds: int | None
+) -> list[Sample]:
+    """The samples of some sizes and seeds, or of all those that there are."""
+    found = [each for each in find_samples(folder, data) if each.unit == unit.letter]
+    chosen, missing = [], []
+    for name in data:
+        own = {(each.k, each.seed): each for each in found if each.data == name}
+        for k in sizes or sorted({k for k, _ in own}) or [8]:
+            for seed in range(seeds) if seeds else [s for size, s in own if size == k] or [0]:
+                if sample := own.get((k, seed)):
+                    chosen.append(sample)
+                else:
+                    missing.append(f"{name}_{unit.letter}{k}_seed{seed}.spacy")
+    if missing:
+        msg.fail(
+            f"{folder} lacks {', '.join(missing)}",
+            "Draw them with `python -m scripts.sample_few_shot`, or take other --k, --seeds or "
+            "--unit.",
+            exits=1,
+        )
+    return sorted(set(chosen))
 
 
 def find_samples(folder: Path, data: Iterable[str]) -> list[Sample]:

@@ -24,6 +24,7 @@ from spacy_universalner.evaluation.sampling import sample_mentions
 from spacy_universalner.nuner.encoder import build_nuner_encoder_v1
 from spacy_universalner.ty import Passage
 
+PENALTY = 1e-3
 PUBLISHED = ("RoBERTa", "RoBERTa on NER-BERT data", "NuNER")
 
 
@@ -72,12 +73,15 @@ def main(
     report = {
         "systems": systems,
         "layers": layer,
+        "penalty": PENALTY,
         **{"k": sizes, "seeds": seeds, "limit": limit},
         "samples": {
             key: [{"k": k, "seed": seed, "indices": indices} for k, seed, indices in each.drawn]
             for key, each in sets.items()
         },
-        "provenance": provenance(path for key in sets for path in files_of(data, key)),
+        "provenance": provenance(
+            (path for key in sets for path in files_of(data, key)), [path for _, path in encoders]
+        ),
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / "few_shot.json").write_text(json.dumps(report, indent=1) + "\n", "utf8")
@@ -146,7 +150,7 @@ def probe(
         tokens = embed(model, each.train, progress), embed(model, each.test, progress)
         desc = f"{name} {key}".strip()
         drawn = tqdm(each.samples, desc=desc, unit="training set", disable=not progress)
-        runs[key] = run_frozen(*tokens, drawn)
+        runs[key] = run_frozen(*tokens, drawn, penalty=PENALTY)
     return runs
 
 

@@ -15,8 +15,10 @@ from tqdm import tqdm
 from wasabi import msg
 
 from scripts.evaluate import predict, read_gold, write_predictions
-from spacy_universalner.evaluation.provenance import provenance
+from scripts.train_few_shot import MADE_FROM
+from spacy_universalner.evaluation.provenance import checksum, folder_checksums, provenance
 
+WEIGHTS = (".safetensors", ".bin")
 SCORES = ("ents_p", "ents_r", "ents_f")
 
 
@@ -35,22 +37,26 @@ def main(
     and standard deviation; and for each encoder trained on all data the entities that it found in
     each text, in OUTPUT with the suffix .ENCODER.jsonl.
     """
-    runs = []
-    pipelines = find_pipelines(training)
-    if not pipelines:
-        msg.fail(f"No trained pipeline in {training}", exits=1)
-    for pipeline in tqdm(pipelines, unit="pipeline"):
+    found = []
+    for pipeline in find_pipelines(training):
         encoder, k, seed = describe(pipeline.relative_to(training))
-        scores = evaluate(str(pipeline), data, use_gpu=gpu_id, silent=True)
-        run = {"encoder": encoder, "k": k, "seed": seed, "pipeline": str(pipeline)}
         config = spacy.util.load_config(pipeline / "config.cfg")
-        run |= {"sentences": count_sentences(config), **scores, "config": config}
-        runs.append(run)
-        if k is None:
+        run = {"encoder": encoder, "k": k, "seed": seed, "pipeline": str(pipeline)}
+        run |= {"sentences": count_sentences(config), "config": config}
+        found.append(run | {"made_from": read_made_from(pipeline, k, config)})
+    if not found:
+        msg.fail(f"No trained pipeline in {training}", exits=1)
+    runs, left_out = leave_out(found)
+    for run in tqdm(runs, unit="pipeline"):
+        run |= evaluate(run["pipeline"], data, use_gpu=gpu_id, silent=True)
+        if run["k"] is None:
             passages = [(passage, data.stem) for passage in read_gold(data)]
-            predictions = predict(spacy.load(pipeline), passages, "nuner")
-            write_predictions(output.with_suffix(f".{encoder}.jsonl"), predictions)
-    results = {"runs": runs, "summary": summarize(runs), "provenance": provenance([data])}
+            predictions = predict(spacy.load(run["pipeline"]), passages, "nuner")
+            write_predictions(output.with_suffix(f".{run['encoder']}.jsonl"), predictions)
+    results = {
+        **{"runs": runs, "summary": summarize(runs), "left_out": left_out},
+        "provenance": provenance([data]),
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=2) + "\n", "utf8")
     msg.table(
@@ -75,6 +81,67 @@ def describe(run: Path) -> tuple[str, int | None, int | None]:
     """Encoder, k and seed of a run by its path; no k for all the data."""
     sample = re.search(r"k(\d+)_seed(\d+)", str(run))
     return (run.parts[0], int(sample[1]), int(sample[2])) if sample else (run.parts[0], None, None)
+
+
+def read_made_from(pipeline: Path, k: int | None, config: Config) -> dict[str, Any] | None:
+    """Encoder and training data of a run, with their checksums.
+
+    `train_few_shot` has written them down; `spacy train`, for a run on all data, has not: there
+    they are taken as they are now. None for the few-shot runs of earlier versions.
+    """
+    written = pipeline.parent / MADE_FROM
+    if written.is_file():
+        return json.loads(written.read_text("utf8"))
+    if k is not None:
+        return None
+    paths = config.get("paths", {})
+    encoder, train = paths.get("encoder"), paths.get("train")
+    try:
+        weights = folder_checksums(encoder) if encoder else {}
+    except (ImportError, ValueError):  # the embedded encoder is not installed here
+        weights = {}
+    data = {train: checksum(Path(train))} if train and Path(train).exists() else {}
+    return {"encoder": encoder, "data": data, "weights": weights}
+
+
+def leave_out(runs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Part the runs of earlier weights of an encoder, which must not be averaged with the others.
+
+    The weights that count are those of the run on all data; if they are not there any more, those
+    of the newest few-shot run.
+    """
+    left_out = []
+    for encoder in dict.fromkeys(run["encoder"] for run in runs):
+        own = [run for run in runs if run["encoder"] == encoder]
+        told = [run for run in own if identify(run)]
+        last = max(told, key=lambda run: (run["k"] is None, created(run)), default=None)
+        left_out += [run["pipeline"] for run in told if identify(run) != identify(last)]
+        unknown = [run["pipeline"] for run in own if run["made_from"] is None]
+        if unknown:
+            msg.warn(
+                f"{encoder}: no {MADE_FROM} tells which weights {len(unknown)} runs were trained "
+                f"from, such as {unknown[0]}: they count",
+                "To be sure of them, train them anew with `train_few_shot`.",
+            )
+    if left_out:
+        msg.warn(
+            f"Left out are runs from other weights of their encoder: {', '.join(left_out)}",
+            "Train them anew with `train_few_shot`, or delete them.",
+        )
+    return [run for run in runs if run["pipeline"] not in left_out], left_out
+
+
+def identify(run: dict[str, Any]) -> frozenset[str] | str | None:
+    """What tells a run's encoder from others: its weights, or the name of one on a hub."""
+    made_from = run["made_from"] or {}
+    files = made_from.get("weights", {}).items()
+    weights = frozenset(digest for path, digest in files if Path(path).suffix in WEIGHTS)
+    return weights or (None if run["k"] is None else made_from.get("encoder"))
+
+
+def created(run: dict[str, Any]) -> str:
+    """When a run was trained, if it says so."""
+    return run["made_from"].get("created", "")
 
 
 def count_sentences(config: Config) -> int | None:

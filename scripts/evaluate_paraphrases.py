@@ -8,10 +8,11 @@ import spacy
 import typer
 from wasabi import msg
 
-from scripts.evaluate import ask, read_gold
+from scripts.evaluate import ask, read_gold, warn_unanswered
 from spacy_universalner.data.readers import check_paths
 from spacy_universalner.evaluation.metrics import RELEASED_EPSILON, count_strings, total
 from spacy_universalner.evaluation.provenance import provenance
+from spacy_universalner.evaluation.results import Prediction
 from spacy_universalner.evaluation.robustness import measure_agreement
 
 
@@ -46,6 +47,7 @@ def main(
         )
     nlp = spacy.load(pipeline)
     predictions = list(ask(nlp, passages, component, [types] * len(passages)))
+    warn_unanswered(predictions)
     results = {}
     for label, asked in ways.items():
         answers = [[(each.strings or {}).get(way, ()) for way in asked] for each in predictions]
@@ -58,14 +60,26 @@ def main(
             pairs = zip(golds, answers, strict=True)
             counts = total(count_strings(gold, answer[place]) for gold, answer in pairs)
             f1[way] = counts.scores(RELEASED_EPSILON).f1
-        results[label] = {"f1": f1, **measure_agreement(answers)._asdict()}
+        heard = [
+            [strings for way, strings in zip(asked, answer, strict=True) if answered(each, way)]
+            for each, answer in zip(predictions, answers, strict=True)
+        ]
+        # What was not answered neither agrees nor differs.
+        agreement = measure_agreement(each for each in heard if len(each) > 1)
+        missing = sum(len(asked) - len(each) for each in heard)
+        results[label] = {"f1": f1, **agreement._asdict(), "unanswered": missing}
         scores = ", ".join(f"{way} {100 * score:.1f}" for way, score in f1.items())
         msg.text(f"{label}: {results[label]['answered_rate']:.0%} agree where answered; {scores}")
     output.parent.mkdir(parents=True, exist_ok=True)
     report = {"pipeline": str(pipeline), "limit": limit, "labels": results}
-    report |= {"provenance": provenance([data, paraphrases]), "config": nlp.config}
+    report |= {"provenance": provenance([data, paraphrases], [pipeline]), "config": nlp.config}
     output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf8")
     msg.good(f"{output}")
+
+
+def answered(prediction: Prediction, way: str) -> bool:
+    """Whether a type was answered for; "" stands for all types at once."""
+    return not {way, ""} & prediction.unanswered.keys()
 
 
 def read_ways(path: Path) -> dict[str, list[str]]:

@@ -11,9 +11,9 @@ import spacy
 import typer
 from wasabi import msg
 
-from scripts.evaluate import predict, write_predictions
+from scripts.evaluate import load_weights, predict, warn_unanswered, write_predictions
 from spacy_universalner.data.formats.conll import read_conll
-from spacy_universalner.evaluation.benchmarks import BENCHMARKS, ZERO_SHOT, word_labels
+from spacy_universalner.evaluation.benchmarks import BENCHMARKS, ZERO_SHOT
 from spacy_universalner.evaluation.provenance import provenance
 from spacy_universalner.evaluation.results import make_results
 from spacy_universalner.ty import Passage
@@ -54,12 +54,14 @@ def main(
         passages = list(read_conll(path))
         if not passages:
             msg.fail(f"{path} has no sentence: fetch it again", exits=1)
-        words = word_labels({m.label for passage in passages for m in passage.mentions})
+        words = BENCHMARKS[key].words({m.label for passage in passages for m in passage.mentions})
         passages = [keep_labels(passage, words) for passage in passages[:limit]]
         nlp.get_pipe(component).initialize(lambda: (), labels=words)
+        load_weights(nlp, component)
         clock = time.perf_counter()
         predictions = list(predict(nlp, [(passage, key) for passage in passages], component))
         seconds = round(time.perf_counter() - clock, 2)
+        warn_unanswered(predictions, f"{path}: ")
         scores = make_results(predictions, seed=seed)
         results[key] = {"labels": words, "seconds": seconds, **scores}
         write_predictions(output / f"{key}.jsonl", predictions)
@@ -72,7 +74,7 @@ def main(
             metric: statistics.mean(each[metric]["f1"] for each in results.values())
             for metric in METRICS
         },
-        "provenance": provenance(files.values()),
+        "provenance": provenance(files.values(), [pipeline]),
         "config": nlp.config,
     }
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"

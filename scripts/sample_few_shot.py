@@ -22,6 +22,11 @@ class Unit(str, Enum):
     mentions = "mentions"
     words = "words"
 
+    @property
+    def letter(self) -> str:
+        """What stands before k in the names of files."""
+        return "k" if self is Unit.mentions else "kw"
+
 
 def main(
     data: Annotated[
@@ -47,7 +52,6 @@ def main(
     counts = [count(doc, unit) for doc in docs]
     sample = sample_mentions if unit is Unit.mentions else sample_words
     name = data.stem.removesuffix("_train")
-    letter = "k" if unit is Unit.mentions else "kw"
     output_dir.mkdir(parents=True, exist_ok=True)
     for size in read_sizes(k):
         for seed in range(seeds):
@@ -55,7 +59,7 @@ def main(
                 indices = sample(counts, size, seed=seed, max_passes=max_passes)
             except ValueError as error:
                 msg.fail(f"Cannot sample k = {size} from {data}", str(error), exits=1)
-            path = output_dir / f"{name}_{letter}{size}_seed{seed}.spacy"
+            path = output_dir / f"{name}_{unit.letter}{size}_seed{seed}.spacy"
             DocBin(docs=[docs[i] for i in indices], store_user_data=True).to_disk(path)
             drawn = {
                 "data": str(data),

@@ -6,6 +6,7 @@ stands at the end is the result. Every encoder gets the same settings, those of 
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from functools import partial
@@ -24,6 +25,9 @@ from spacy.training.loop import train
 from wasabi import msg
 
 from scripts.side_by_side import side_by_side
+from spacy_universalner.evaluation.provenance import provenance
+
+MADE_FROM = "made_from.json"
 
 
 def main(
@@ -45,6 +49,7 @@ def main(
 ) -> None:
     """Train every encoder on every sample: OUTPUT/{name}/few-shot/k{k}_seed{i}/model-last.
 
+    Beside it made_from.json tells the settings, with the checksums of the sample and the encoder.
     Runs of the same k that are there already are removed: they may be of other samples or
     encoders. Settings can be overridden as in `spacy train`: --components.nuner.model.head mlp.
     """
@@ -91,10 +96,15 @@ def train_and_save(
 ) -> None:
     """Train an encoder, of a name and a path, on the sample of a seed."""
     name, path, seed = run
+    sample = sample_path(samples, k, seed)
+    made_from = {
+        **{"encoder": path, "epochs": epochs, "batch_size": batch_size, "overrides": overrides},
+        **provenance([config_path, sample], [path]),
+    }
     nlp = fine_tune(
         config_path,
         path,
-        sample_path(samples, k, seed),
+        sample,
         seed=seed,
         epochs=epochs,
         batch_size=batch_size,
@@ -104,6 +114,7 @@ def train_and_save(
     folder = output / name / "few-shot" / f"k{k}_seed{seed}" / "model-last"
     folder.mkdir(parents=True, exist_ok=True)
     nlp.to_disk(folder)
+    (folder.parent / MADE_FROM).write_text(json.dumps(made_from, indent=1) + "\n", "utf8")
 
 
 def sample_path(samples: Path, k: int, seed: int) -> Path:

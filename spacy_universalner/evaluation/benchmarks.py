@@ -41,12 +41,24 @@ class Benchmark:
     test (str): File name of the test set.
     published (Mapping[str, float]): Zero-shot string-set F1 in per cent of the systems of
         UniversalNER's Table 3.
+    capitals (bool): Whether its labels are asked for with capitals, as in UniversalNER's published
+        evaluation records.
     """
 
     name: str
     train: str
     test: str
     published: Mapping[str, float] = field(default_factory=dict)
+    capitals: bool = False
+
+    def words(self, labels: Collection[str]) -> dict[str, str]:
+        """What is asked for each of its labels that names a type.
+
+        labels (Collection[str]): The labels.
+        RETURNS (dict[str, str]): Labels with their words, sorted by label.
+        """
+        words = word_labels(labels)
+        return {key: asked.title() for key, asked in words.items()} if self.capitals else words
 
 
 def _published(uniner_7b: float, uniner_13b: float, chatgpt: float) -> Mapping[str, float]:
@@ -68,6 +80,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             "mit_restaurant_train.txt",
             "mit_restaurant_test.txt",
             _published(31.7, 36.2, 32.8),
+            capitals=True,
         ),
         "crossner_ai": _crossner("AI", _published(53.5, 54.2, 52.4)),
         "crossner_literature": _crossner("Literature", _published(59.4, 60.9, 39.8)),

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from spacy_universalner.pretrained import resolve
+
 PACKAGES = (
     "spacy-universalner",
     "spacy",
@@ -24,12 +26,16 @@ PACKAGES = (
 
 
 def checksum(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal.
+    """The sha256 of a file, in hexadecimal; of a folder that of its files' names and checksums.
 
-    path (Path): The file; it is read in pieces.
+    path (Path): The file, which is read in pieces, or the folder, with all folders in it.
     RETURNS (str): 64 digits.
     """
     digest = hashlib.sha256()
+    if path.is_dir():
+        for each in _files(path):
+            digest.update(f"{checksum(each)}  {each.relative_to(path).as_posix()}\n".encode())
+        return digest.hexdigest()
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
@@ -39,24 +45,25 @@ def checksum(path: Path) -> str:
 def folder_checksums(name: str | Path) -> dict[str, str]:
     """The checksums of a model's files, as a folder of the same name may come to hold another.
 
-    name (str | Path): A folder, or a name on a hub.
+    name (str | Path): A folder, with all folders in it; "embedded"; or a name on a hub.
     RETURNS (dict[str, str]): From path to sha256; empty for a name.
     """
-    folder = Path(name)
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {str(path): checksum(path) for path in files if path.is_file()}
+    return {str(path): checksum(path) for path in _files(Path(resolve(str(name))))}
 
 
-def provenance(data: Iterable[Path]) -> dict[str, Any]:
-    """When, where, with which versions and on which data a result was made.
+def provenance(data: Iterable[Path], weights: Iterable[str | Path] = ()) -> dict[str, Any]:
+    """When, where, with which versions, on which data and with which weights a result was made.
 
     data (Iterable[Path]): The files that were read.
-    RETURNS (dict[str, Any]): `created` (UTC), `data` (path to sha256), `packages` (name to
-        version, of those installed), `python` and `machine`.
+    weights (Iterable[str | Path]): The encoders or pipelines that were run, as `folder_checksums`
+        takes them.
+    RETURNS (dict[str, Any]): `created` (UTC), `data` (path to sha256), `weights` (the same for
+        each file), `packages` (name to version, of those installed), `python` and `machine`.
     """
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "data": {str(path): checksum(path) for path in data},
+        "weights": dict(item for name in weights for item in folder_checksums(name).items()),
         "packages": {name: number for name in PACKAGES if (number := _version(name))},
         "python": platform.python_version(),
         "machine": machine(),
@@ -88,6 +95,10 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _processor() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from spacy_universalner.evaluation.metrics import (
@@ -42,6 +42,8 @@ class Prediction:
         system answered, before it was located: what the released evaluator reads. For a system
         that marks spans, leave it out; then its spans' texts are compared.
     domain (str): Where the text comes from.
+    unanswered (Mapping[str, str]): The types, "" for all at once, that a question about the text,
+        or about a part of it, got no answer for, and why.
     """
 
     passage: Passage
@@ -49,6 +51,7 @@ class Prediction:
     mentions: tuple[Mention, ...]
     strings: Mapping[str, tuple[str, ...]] | None = None
     domain: str = ""
+    unanswered: Mapping[str, str] = field(default_factory=dict)
 
 
 class Cell(NamedTuple):
@@ -119,7 +122,8 @@ def make_results(
     asked (Mapping[str, str] | None): For labels that are not called as in training, what is asked.
     samples (int): Redrawings of the bootstrap.
     seed (int): Its seed.
-    RETURNS (dict[str, Any]): `texts`, `entities`, `questions` (text and type pairs), and under
+    RETURNS (dict[str, Any]): `texts`, `entities`, `questions` (text and type pairs),
+        `unanswered` (of those put to a model; they count as answered with nothing), and under
         `span`, `string_set` and `partial` a dict of `precision`, `recall`, `f1`, `low` and `high`
         (95% bootstrap interval of F1), `correct`, `predicted`, `gold`. Under `per_type`,
         `per_length`, `per_domain` (where there are several) and `per_band` the same for each part,
@@ -130,6 +134,7 @@ def make_results(
         "texts": len(predictions),
         "entities": total(cell.span for cell in cells).gold,
         "questions": len(cells),
+        "unanswered": sum(len(prediction.unanswered) for prediction in predictions),
     }
     for metric, epsilon in METRICS.items():
         per_text = [Counts(0.0, 0, 0)] * len(predictions)

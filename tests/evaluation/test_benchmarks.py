@@ -11,6 +11,7 @@ import spacy
 
 from scripts import evaluate_zero_shot
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, ZERO_SHOT, word_label, word_labels
+from tests.universal_ner import gazetteer  # noqa: F401  (registers its models)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,15 @@ def test_labels_that_name_no_type_are_not_asked():
         "band": "band",
         "musicalartist": "musical artist",
     }
+
+
+def test_labels_are_worded_as_in_the_published_records():
+    labels = {"Restaurant_Name", "Hours"}
+    assert BENCHMARKS["mit_restaurant"].words(labels) == {
+        "Hours": "Hours",
+        "Restaurant_Name": "Restaurant Name",
+    }
+    assert BENCHMARKS["crossner_ai"].words({"programlang"}) == {"programlang": "program language"}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +82,22 @@ def test_the_table_has_ours_and_the_published_figures(tmp_path: Path, tiny_llama
     assert table[0] == "| Model | Metric | CrossNER AI | Mean |"
     assert table[4] == "| UniNER-7B (published) | string sets | 53.5 | 53.5 |"
     assert len((tmp_path / "out/crossner_ai.jsonl").read_text("utf8").splitlines()) == 2
+
+
+def test_unanswered_questions_are_counted_for_each_set(tmp_path: Path, capsys):
+    nlp = spacy.blank("en")
+    model = {"@llm_models": "test.Gazetteer.v1", "entities": {"researcher": ["Ada"]}}
+    config = {"labels": [], "model": model, "on_error": "record"}
+    nlp.add_pipe("universal_ner", config=config)
+    nlp.to_disk(tmp_path / "pipeline")
+    sentences = "Ada\tB-researcher\nran\tO\n\nAda\tB-researcher\nis\tO\nBROKEN\tO\n\n"
+    (tmp_path / "crossner_ai_test.txt").write_text(sentences, "utf8")
+    evaluate_zero_shot.main(tmp_path / "pipeline", tmp_path, tmp_path / "out")
+    report = json.loads((tmp_path / "out/zero_shot.json").read_text("utf8"))
+    result = report["benchmarks"]["crossner_ai"]
+    assert (result["unanswered"], result["span"]["correct"], result["span"]["gold"]) == (1, 1, 2)
+    told = "".join(capsys.readouterr().out.split())
+    assert "crossner_ai_test.txt:1questionshavenoanswer" in told and "itisbroken" in told
 
 
 def test_a_missing_data_set_is_named(tmp_path: Path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Iterable as TypedIterable  # noqa: UP035 (spacy-llm compares these very types)
 
 import pytest
@@ -231,6 +233,71 @@ def test_several_files_are_several_domains(tmp_path: Path):
         "gold": 4,
         "other": 4,
     }
+
+
+def test_files_of_one_name_are_domains_of_their_own(tmp_path: Path):
+    make_pipeline(("Ada", "PERSON")).to_disk(tmp_path / "pipeline")
+    files = []
+    for domain in ("ai", "music"):
+        (tmp_path / domain).mkdir()
+        files.append(write_gold(tmp_path / domain)[0])
+    files.append(files[0].with_name("other.spacy"))
+    shutil.copy(files[0], files[2])
+    output = tmp_path / "ruler.json"
+    evaluate.main(tmp_path / "pipeline", files, output)
+    domains = json.loads(output.read_text("utf8"))["per_domain"]
+    assert {name: part["span"]["gold"] for name, part in domains.items()} == {
+        "ai/gold": 6,
+        "music/gold": 6,
+        "other": 6,
+    }
+    lines = output.with_suffix(".jsonl").read_text("utf8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["domain"] for row in rows[::4]] == ["ai/gold", "music/gold", "other"]
+    assert rows[4]["id"] == "music/gold-0" and len({row["id"] for row in rows}) == 12
+    # The folders may be called alike too.
+    same = [Path("a/x/test.spacy"), Path("b/x/test.spacy"), Path("c/y/test.spacy")]
+    assert evaluate.name_domains(same) == ["a/x/test.spacy", "b/x/test.spacy", "y/test"]
+
+
+@pytest.mark.parametrize("types", list(evaluate.Types))
+def test_questions_without_an_answer_are_counted_and_told(tmp_path: Path, capsys, types):
+    nlp = spacy.blank("en")
+    model = {"@llm_models": "test.Gazetteer.v1", "entities": {"person": ["Ada"]}}
+    config = {"labels": ["person", "city"], "model": model, "on_error": "record", "window": 4}
+    nlp.add_pipe("universal_ner", config={**config, "stride": 0})
+    nlp.to_disk(tmp_path / "pipeline")
+    entities = [{"start": 0, "end": 3, "label": "person"}]
+    # The second has two windows that there is no answer about.
+    texts = ["Ada met Charles.", "Ada is BROKEN .", "Ada is BROKEN . She is BROKEN ."]
+    rows = [{"id": str(i), "text": text, "entities": entities} for i, text in enumerate(texts)]
+    data = tmp_path / "gold.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)), "utf8")
+    output = tmp_path / "scores.json"
+    questions = [{"type": "city", "answers": ["x"]}]
+    train = tmp_path / "conversations.jsonl"
+    train.write_text(json.dumps({"id": "1", "text": "x", "questions": questions}), "utf8")
+    evaluate.main(tmp_path / "pipeline", [data], output, types, train=train)
+    results = json.loads(output.read_text("utf8"))
+    assert (results["unanswered"], results["span"]["correct"], results["span"]["gold"]) == (4, 1, 3)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "4 questions have no answer" in told and "such as: it is broken" in told
+    rows = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
+    assert ["unanswered" in row for row in rows] == [False, True, True]
+    assert rows[1]["unanswered"] == {"person": "it is broken", "city": "it is broken"}
+
+
+@pytest.mark.parametrize("types", list(evaluate.Types))
+def test_the_time_that_weights_take_to_load_is_not_counted(tmp_path: Path, monkeypatch, types):
+    model = Lookup({"person": '["Ada"]'})
+    make_universal_ner(model, ["person"]).to_disk(tmp_path / "pipeline")
+    _, data = write_gold(tmp_path)
+    # A clock that ticks with each question: the first loads the weights
+    clock = SimpleNamespace(perf_counter=lambda: float(model.asked.total()))
+    monkeypatch.setattr(evaluate, "time", clock)
+    evaluate.main(tmp_path / "pipeline", [data], tmp_path / "scores.json", types)
+    results = json.loads((tmp_path / "scores.json").read_text("utf8"))
+    assert results["seconds"] == model.asked.total() - 1 > 0
 
 
 def test_figures_of_nuner_are_those_of_spacy_evaluate(tmp_path: Path):

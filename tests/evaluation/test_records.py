@@ -183,6 +183,24 @@ def test_paraphrases_are_compared_on_what_is_answered(talker: Path, tmp_path: Pa
     assert (labels["CITY"]["answered_rate"], labels["CITY"]["overlap"]) == (0, 0)
 
 
+def test_paraphrases_without_an_answer_do_not_agree(tmp_path: Path, capsys):
+    nlp = spacy.blank("en")
+    model = {"@llm_models": "test.Gazetteer.v1", "entities": {"person": ["Ada"]}}
+    config = {"labels": [], "model": model, "on_error": "record"}
+    nlp.add_pipe("universal_ner", config=config)
+    nlp.to_disk(tmp_path / "pipeline")
+    entities = [{"start": 0, "end": 3, "label": "PERSON"}]
+    rows = [{"text": text, "entities": entities} for text in ("Ada met Bo.", "Ada is BROKEN.")]
+    (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf8")
+    (tmp_path / "ways.json").write_text(json.dumps({"PERSON": ["person", "human"]}), "utf8")
+    inputs = tmp_path / "pipeline", tmp_path / "gold.jsonl", tmp_path / "ways.json"
+    evaluate_paraphrases.main(*inputs, tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text("utf8"))["labels"]["PERSON"]
+    assert (result["texts"], result["rate"], result["unanswered"]) == (1, 0, 2)
+    assert result["f1"]["person"] == pytest.approx(2 / 3)  # one of two
+    assert "2 questions have no answer" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("ways", [{"PERSON": "person"}, {"PERSON": ["person"]}, ["person"]])
 def test_ways_to_ask_are_at_least_two_and_gold_is_not_written_over(
     pipeline: Path, tmp_path: Path, ways
