@@ -161,6 +161,12 @@ def table(results: dict[str, Any]) -> str:
         speed = row["words_per_second"]
         ratios = " | ".join(f"{speed / speeds[name]:.2f}" for name in BESIDE)
         lines.append(f"| {row['system']} | {speed:,} | {ratios} | {row['memory_mib']:,} |")
+    if any(system.startswith("GLiNER") for system in speeds):
+        lines += [
+            "",
+            "GLiNER has random weights in the same encoder, for its speed only; "
+            "`pip install gliner` for its row.",
+        ]
     if results["f1"]:
         scores = ", ".join(f"{name} {score:.1f}" for name, score in results["f1"].items())
         lines += ["", f"Strict F1 of one trained pipeline: {scores}."]

@@ -67,9 +67,8 @@ def main(
     Clock.now = CLOCKS[clock]
     logging.set_verbosity_error()
     output.mkdir(parents=True, exist_ok=True)
-    path = output / f"{device}.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
-    results["machine"] = {
+    results = read_results(output / f"{device}.json")
+    machine = {
         "processor": platform.processor() or platform.machine(),
         "threads": threads,
         "clock": clock,
@@ -81,6 +80,7 @@ def main(
             folder = str(make_model(name, Path(temporary), device))
             model = make_hf_model(folder, device=device, max_new_tokens=ANSWER)
             results[name] = {
+                "machine": machine,
                 "forward_tokens_per_second": forward_rate(model),
                 "grid": measure_grid(name, model, folder),
                 "budgets": measure_budgets(folder, device, threads, clock),
@@ -89,16 +89,40 @@ def main(
         if documents:
             folder = str(make_model("llama-tiny", Path(temporary), device))
             model = make_hf_model(folder, device=device, max_new_tokens=ANSWER)
-            results["documents"] = measure_documents(model, documents)
+            rows = measure_documents(model, documents)
+            results["documents"] = [{**row, "machine": machine} for row in rows]
             save(results, output, device)
     msg.good(f"Wrote the results to {output}")
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """What an earlier run has measured; older files name one machine for all of it."""
+    results = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+    machine = results.pop("machine", None)
+    for measured in results.values():
+        for each in measured if isinstance(measured, list) else [measured]:
+            each.setdefault("machine", machine)
+    return results
+
+
 def save(results: dict[str, Any], output: Path, device: str) -> None:
-    """Write what has been measured so far."""
+    """Write what has been measured so far; the figures of each machine under its own header."""
     (output / f"{device}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf8")
-    write_tables(results, output / f"{device}.md")
+    tables, parts = output / f"{device}.md", []
+    rest = results
+    while rest:
+        machine = machine_of(next(iter(rest.values())))
+        own = {name: each for name, each in rest.items() if machine_of(each) == machine}
+        rest = {name: each for name, each in rest.items() if name not in own}
+        write_tables({"machine": machine, **own}, tables)
+        parts.append(tables.read_text(encoding="utf8"))
+    tables.write_text("\n".join(parts), encoding="utf8")
     plot(results, output / f"{device}.svg")
+
+
+def machine_of(measured: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any]:
+    """What a model, or the rows of the run over many documents, was measured on."""
+    return (measured[0] if isinstance(measured, list) else measured)["machine"]
 
 
 def measure_grid(name: str, model: HFModel, folder: str) -> list[dict[str, Any]]:
