@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,18 @@ from weasel.util.config import parse_config_overrides
 
 from spacy_universalner.nuner.classifier import build_nuner_token_classifier_v1
 from spacy_universalner.nuner.encoder import build_nuner_encoder_v1
+from spacy_universalner.nuner.pretrain_settings import PretrainSettings
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def keys_of_table(page: str, heading: str) -> list[str]:
-    """First column of the first table under a heading that starts with `heading`."""
+    """First column of the table under a heading that starts so; a row may have several keys."""
     _, found, section = (DOCS / page).read_text(encoding="utf8").partition(f"\n## {heading}")
     assert found, heading
-    return re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], flags=re.MULTILINE)
+    section = section.partition("\n## ")[0]
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section, flags=re.MULTILINE)
+    return [key for row in rows for key in re.findall(r"\w+", row)]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,11 @@ def test_every_setting_of_an_architecture_is_documented(build):
         "token_classifier": "`spacy-universalner.NuNERTokenClassifier.v1`",
     }[name]
     assert keys_of_table("nuner.md", heading) == list(inspect.signature(build).parameters)
+
+
+def test_every_setting_of_pretraining_is_documented():
+    settings = [field.name for field in fields(PretrainSettings)]
+    assert sorted(keys_of_table("nuner.md", "Pre-training")) == sorted(settings)
 
 
 def test_documented_variables_of_the_project_can_be_set_so():
