@@ -23,14 +23,14 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.trainer import TRAINER_STATE_NAME, Trainer
+from transformers.trainer import Trainer
 from transformers.trainer_callback import (
     ExportableState,
     TrainerCallback,
     TrainerControl,
     TrainerState,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, set_seed
+from transformers.trainer_utils import IntervalStrategy, set_seed
 from transformers.training_args import TrainingArguments
 
 from ..budget import TimeBudget
@@ -39,6 +39,7 @@ from ..precision import choose_precision, find_device
 from ..pretrained import unavailable
 from ..ty import Conversation, Reject
 from .finetune_batches import Collator, LengthGroupedSampler, was_encoder
+from .finetune_checkpoints import is_whole, last_checkpoint
 from .finetune_data import IGNORE_INDEX, Row, encode_conversation
 from .finetune_dev import score_answers
 from .finetune_guides import GUIDES, Guide, guide_attention, word_tokens
@@ -156,7 +157,7 @@ class AnswerTrainer(Trainer):
         # In the order in which `save_total_limit` deletes: first what a killed run left half
         # written, however high its number
         found = super()._sorted_checkpoints(*args, **kwargs)
-        return sorted(found, key=lambda path: _is_whole(Path(path)))
+        return sorted(found, key=lambda path: is_whole(Path(path)))
 
     def is_copying(self, step: int) -> bool:
         """Whether a step is one of those that teach to copy."""
@@ -334,7 +335,7 @@ def finetune(
         score=score if asked else None,
     )
     check_merge(settings.lora, sharded=trainer.is_fsdp_enabled)
-    result = trainer.train(resume_from_checkpoint=_last_checkpoint(output) if resume else None)
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(output) if resume else None)
     if settings.lora is not None and settings.lora.merge:
         trainer.model = model.merge_and_unload()
     trainer.save_model()
@@ -416,34 +417,6 @@ def check_merge(lora: LoraSettings | None, *, sharded: bool) -> None:
             "be added to whole weights only. Set merge = false (--lora.merge false) and merge "
             "afterwards: spacy-universalner.HF.v1 does it with the output folder as `adapter`."
         )
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer's state is what comes last."""
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text("utf8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    return True
-
-
-def _last_checkpoint(output: Path) -> str | None:
-    """The last whole checkpoint of a folder, if any; a warning names those begun after it."""
-    found = {
-        int(number): path
-        for path in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if (number := path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")).isdecimal()
-    }
-    last = max((number for number, path in found.items() if _is_whole(path)), default=-1)
-    partial = [found[number].name for number in sorted(found) if number > last]
-    if partial:
-        warnings.warn(
-            f"Passed over in {output}: {', '.join(partial)}, not written to the end (expected a "
-            f"whole {TRAINER_STATE_NAME}). The run goes on from "
-            f"{found[last].name if last in found else 'its start'}.",
-            stacklevel=3,
-        )
-    return str(found[last]) if last in found else None
 
 
 def _take_questions(conversations: Sequence[Conversation], number: int) -> list[Conversation]:
