@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import spacy
 from spacy.tokens import DocBin
 from spacy_llm.registry import registry
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from scripts.annotate import app, show_progress
@@ -393,3 +395,25 @@ def test_frequency_bands() -> None:
         {"band": "the rest", "types": 180, "mentions": 16290, "share": 16290 / 20100},
     ]
     assert [band["share"] for band in frequency_bands({})] == [0.0, 0.0, 0.0]
+
+
+def test_a_model_of_hugging_face_annotates_in_this_process(tmp_path: Path, tiny_gpt2: Path) -> None:
+    """Its words mean nothing, but they are stored by its name and asked for once."""
+    model = shutil.copytree(tiny_gpt2, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tokenizer.save_pretrained(model)
+    texts = write_texts(tmp_path, "Ada ran.", "Bob sat.", "Eve hid.")
+    (tmp_path / "short.jinja").write_text("Entities? {{ text }}")
+    arguments = (
+        *(NUNER, texts, tmp_path / "out"),
+        *("--llm", ROOT / "configs" / "llm" / "huggingface.cfg"),
+        *("--components.llm.model.model.name", model),
+        *("--components.llm.model.model.max_new_tokens", 8),
+        *("--components.llm.task.template", tmp_path / "short.jinja"),
+    )
+    for plan in ("0 answers stored, 3 to ask for", "3 answers stored, 0 to ask for"):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert plan in result.output
+    store = ResponseStore(tmp_path / "responses.sqlite")
+    assert (len(store), store.failures()) == (3, {})
