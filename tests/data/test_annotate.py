@@ -412,8 +412,8 @@ def test_a_model_of_hugging_face_annotates_in_this_process(tmp_path: Path, tiny_
         *("--components.llm.model.model.max_new_tokens", 8),
         *("--components.llm.task.template", tmp_path / "short.jinja"),
     )
-    for plan in ("0 answers stored, 3 to ask for", "3 answers stored, 0 to ask for"):
+    for ahead in ("0 answers stored, 3 to ask for", "3 answers stored, 0 to ask for"):
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert plan in result.output
+        assert ahead in result.output
     store = ResponseStore(tmp_path / "responses.sqlite")
     assert (len(store), store.failures()) == (3, {})

@@ -11,7 +11,7 @@ import spacy
 
 from scripts import evaluate_zero_shot
 from spacy_universalner.evaluation.benchmarks import BENCHMARKS, ZERO_SHOT, word_label, word_labels
-from tests.universal_ner import gazetteer  # noqa: F401  (registers its models)
+from tests.universal_ner import gazetteer
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,7 @@ def test_the_table_has_ours_and_the_published_figures(tmp_path: Path, tiny_llama
 
 
 def test_unanswered_questions_are_counted_for_each_set(tmp_path: Path, capsys):
-    nlp = spacy.blank("en")
-    model = {"@llm_models": "test.Gazetteer.v1", "entities": {"researcher": ["Ada"]}}
-    config = {"labels": [], "model": model, "on_error": "record"}
-    nlp.add_pipe("universal_ner", config=config)
-    nlp.to_disk(tmp_path / "pipeline")
+    gazetteer.save_pipeline(tmp_path / "pipeline", {"researcher": ["Ada"]})
     sentences = "Ada\tB-researcher\nran\tO\n\nAda\tB-researcher\nis\tO\nBROKEN\tO\n\n"
     (tmp_path / "crossner_ai_test.txt").write_text(sentences, "utf8")
     evaluate_zero_shot.main(tmp_path / "pipeline", tmp_path, tmp_path / "out")

@@ -19,6 +19,7 @@ from spacy_llm.registry import registry
 from scripts import evaluate_paraphrases, evaluate_records, evaluate_universal_ner
 from spacy_universalner.evaluation.metrics import RELEASED_EPSILON, count_strings, total
 from spacy_universalner.universal_ner.parser import parse_strict
+from tests.universal_ner import gazetteer
 from tests.universal_ner.gazetteer import QUESTION
 from tests.universal_ner.gazetteer import AnyAnswers as Answers
 
@@ -184,11 +185,7 @@ def test_paraphrases_are_compared_on_what_is_answered(talker: Path, tmp_path: Pa
 
 
 def test_paraphrases_without_an_answer_do_not_agree(tmp_path: Path, capsys):
-    nlp = spacy.blank("en")
-    model = {"@llm_models": "test.Gazetteer.v1", "entities": {"person": ["Ada"]}}
-    config = {"labels": [], "model": model, "on_error": "record"}
-    nlp.add_pipe("universal_ner", config=config)
-    nlp.to_disk(tmp_path / "pipeline")
+    gazetteer.save_pipeline(tmp_path / "pipeline", {"person": ["Ada"]})
     entities = [{"start": 0, "end": 3, "label": "PERSON"}]
     rows = [{"text": text, "entities": entities} for text in ("Ada met Bo.", "Ada is BROKEN.")]
     (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf8")

@@ -7,7 +7,9 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import log
+from pathlib import Path
 
+import spacy
 from spacy_llm.registry import registry
 
 from spacy_universalner.ty import Answer, Prompt
@@ -89,3 +91,12 @@ def make_plain_gazetteer(entities: dict[str, list[str]]) -> Callable[..., list[l
         return responses
 
     return answer
+
+
+def save_pipeline(folder: Path, entities: dict[str, list[str]]) -> Path:
+    """A pipeline whose `universal_ner` knows some entities and records what it cannot answer."""
+    nlp = spacy.blank("en")
+    model = {"@llm_models": "test.Gazetteer.v1", "entities": entities}
+    nlp.add_pipe("universal_ner", config={"labels": [], "model": model, "on_error": "record"})
+    nlp.to_disk(folder)
+    return folder
