@@ -27,7 +27,7 @@ from wasabi import msg
 
 from benchmarks.universal_ner import peers
 from benchmarks.universal_ner.models import MODELS, make_model
-from benchmarks.universal_ner.report import plot, write_tables
+from benchmarks.universal_ner.report import make_tables, plot
 from spacy_universalner.data.readers import read_passages
 from spacy_universalner.ty import Prompt
 from spacy_universalner.universal_ner.models.closing import find_close
@@ -108,15 +108,15 @@ def read_results(path: Path) -> dict[str, Any]:
 def save(results: dict[str, Any], output: Path, device: str) -> None:
     """Write what has been measured so far; the figures of each machine under its own header."""
     (output / f"{device}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf8")
-    tables, parts = output / f"{device}.md", []
-    rest = results
-    while rest:
-        machine = machine_of(next(iter(rest.values())))
-        own = {name: each for name, each in rest.items() if machine_of(each) == machine}
-        rest = {name: each for name, each in rest.items() if name not in own}
-        write_tables({"machine": machine, **own}, tables)
-        parts.append(tables.read_text(encoding="utf8"))
-    tables.write_text("\n".join(parts), encoding="utf8")
+    machines: list[dict[str, Any]] = []
+    for each in results.values():
+        if machine_of(each) not in machines:
+            machines.append(machine_of(each))
+    tables = [
+        make_tables({k: each for k, each in results.items() if machine_of(each) == one}, one)
+        for one in machines
+    ]
+    (output / f"{device}.md").write_text("\n".join(tables), encoding="utf8")
     plot(results, output / f"{device}.svg")
 
 

@@ -16,9 +16,8 @@ MANY_DOCUMENTS = (
 )
 
 
-def write_tables(results: dict[str, Any], path: Path) -> None:
-    """Write Markdown tables of everything that was measured."""
-    machine = results["machine"]
+def make_tables(results: dict[str, Any], machine: dict[str, Any]) -> str:
+    """Markdown tables of everything that was measured on a machine."""
     lines = [
         "# `universal_ner` against other ways to ask the same model",
         "",
@@ -34,7 +33,7 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
         "forward pass over one text. *Same* counts the answers equal to the loop's.",
     ]
     for name, measured in results.items():
-        if name in ("machine", "documents"):
+        if name == "documents":
             continue
         forward = measured["forward_tokens_per_second"]
         lines += [
@@ -109,12 +108,12 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
                 for row in results["documents"]
             ],
         )
-    path.write_text("\n".join(lines) + "\n", encoding="utf8")
+    return "\n".join(lines) + "\n"
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Draw seconds per document by the number of types, at 220 tokens of text."""
-    names = [name for name in results if name not in ("machine", "documents")]
+    names = [name for name in results if name != "documents"]
     figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.4), squeeze=False)
     styles = {
         "loop": ("#b0b0b0", "s"),
