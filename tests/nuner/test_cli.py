@@ -239,6 +239,7 @@ def test_a_sourced_component_gets_a_new_label_as_its_warning_says(trained, data,
     doc = resume("named", components=labels)  # has no effect on a sourced component
     assert "PRIZE" not in {ent.label_ for ent in doc.ents}
     told = [str(warning.message) for warning in recwarn if "'PRIZE'" in str(warning.message)]
+    assert told
     assert all("`source`" in each and "[initialize.before_init]" in each for each in told)
     recwarn.clear()
     doc = resume("added", before_init={"@callbacks": "tests.add_prize"})
